@@ -1,0 +1,1 @@
+"""robustlib: common corruptions, adversarial attacks, M-TLAT and the overlapping score."""
