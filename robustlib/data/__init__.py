@@ -1,0 +1,49 @@
+"""Labelled images from four sources behind one function, `load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustlib.checks import check_name
+from robustlib.data import cifar, folder, shapes10
+from robustlib.data.base import DataError, Dataset, DataUnavailableError, Split
+
+DATASETS = ("shapes10", "cifar10", "cifar100", "folder")
+
+__all__ = ["DATASETS", "DataError", "DataUnavailableError", "Dataset", "Split", "load"]
+
+
+def load(
+    name: str,
+    *,
+    n_train: int = 0,
+    n_test: int = 0,
+    root: str | Path | None = None,
+    image_size: int = 32,
+) -> Dataset:
+    """Load, download or make a data set.
+
+    name: one of `DATASETS`.
+    n_train, n_test: how many images; 0 is the whole split, for shapes10 10,000 and 2,000.
+        Subsets are balanced over the classes, always the same, and nested: the first 5,000
+        of the 10,000. Images come in this fixed order, whatever their number.
+    root: for `folder`, the folder that holds `train/` and `test/` or `val/`; for CIFAR, where
+        the archive lies or goes if not in the data folder; not for `shapes10`.
+    image_size: side in pixels for `folder`; the other sources have 32 only.
+
+    Raises `UnknownNameError` for an unknown name, `DataError` if data are missing, damaged or
+    ill-arranged (`DataUnavailableError` if a download failed), and `ValueError` for other
+    arguments out of range. All name what was found and what to do.
+    """
+    check_name(name, DATASETS, "data set")
+    if name == "folder":
+        if not root:
+            raise DataError("dataset 'folder' needs root, a folder with train/ and test/ or val/.")
+        return folder.load(root, n_train, n_test, image_size)
+    if image_size != 32:
+        raise ValueError(f"{name} has images of 32 pixels only, got image_size={image_size!r}.")
+    if name == "shapes10":
+        if root:
+            raise ValueError(f"shapes10 is generated and takes no root, got {str(root)!r}.")
+        return shapes10.load(n_train, n_test)
+    return cifar.load(name, n_train, n_test, root)

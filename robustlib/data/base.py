@@ -1,0 +1,181 @@
+"""What every data source shares: the data classes, subsets, and a checked cache of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SUBSET_SEED = 20190910
+"""Fixes the order of images within each class, and so every subset. Never a parameter."""
+
+
+class DataError(ValueError):
+    """Data that can't be used. The message names the file or folder and says what to do."""
+
+
+class DataUnavailableError(DataError):
+    """Data that is not here and can't be downloaded. The message says where to put it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images held in memory, as bytes: a quarter of the size of float32.
+
+    images  uint8 (N, 3, H, W), RGB
+    labels  int64 (N,), in 0 .. classes - 1
+    ids     int64 (N,), the index of each image in the full split of its source; a subset keeps
+            them, so that an image meets the same corruption in every subset
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(
+                "a split holds uint8 images of shape (N, 3, H, W), got "
+                f"{self.images.dtype} of {tuple(self.images.shape)}."
+            )
+        for name in ("labels", "ids"):
+            values = getattr(self, name)
+            if values.dtype != torch.int64 or values.shape != (n,):
+                raise ValueError(
+                    f"{name} must be int64 of shape ({n},), got {values.dtype} of "
+                    f"{tuple(values.shape)}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def float_images(self, index: slice | Tensor = slice(None)) -> Tensor:
+        """The images that `index` selects, as float32 (n, 3, H, W) in [0, 1]."""
+        return self.images[index].to(torch.float32) / 255.0
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its tensors on `device`."""
+        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of shape, pixels, labels and ids."""
+        return _digest({"images": self.images, "labels": self.labels, "ids": self.ids})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split of the same classes. Make one with `Dataset.build`.
+
+    fingerprint  SHA-256 (hex) of the names of the classes and of the pixels, labels and ids of
+                 both splits: it changes if any of them does
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    fingerprint: str
+
+    @classmethod
+    def build(cls, name: str, classes: Sequence[str], train: Split, test: Split) -> Dataset:
+        """A `Dataset` with its fingerprint computed (about a second for a gigabyte)."""
+        text = "\0".join([*classes, "", train.digest(), test.digest()])
+        return cls(name, tuple(classes), train, test, hashlib.sha256(text.encode()).hexdigest())
+
+    @property
+    def image_size(self) -> int:
+        """Height, and width, of the images in pixels."""
+        return self.train.images.shape[-1]
+
+
+def check_count(n: int, what: str) -> int:
+    """Return `n` if it is an integer of at least 0; raise `ValueError` that names `what`."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ValueError(f"{what} must be an integer of at least 0 (0: the default), got {n!r}.")
+    return n
+
+
+def balanced_order(labels: np.ndarray) -> np.ndarray:
+    """A fixed order of a labelled set whose every beginning is balanced over the classes.
+
+    labels: int (N,). Returns int64 (N,), a permutation: each class in a fixed random order, one
+    image of each class in turn until a class runs out. The first n entries are a subset of the
+    first m > n, so smaller data sets are nested in larger ones. The order of a class depends
+    on its size and its label only.
+    """
+    labels = np.asarray(labels)
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        generator = np.random.Generator(np.random.Philox(key=[SUBSET_SEED, int(label)]))
+        rank[generator.permutation(members)] = np.arange(len(members))
+    return np.lexsort((labels, rank))
+
+
+def subset_ids(labels: np.ndarray, n: int, what: str) -> np.ndarray:
+    """The ids of a class-balanced subset of `n` images (0: all), in their fixed order.
+
+    labels: int (N,), of the full split. Returns int64 (n,).
+    Raises `ValueError` if there are fewer than `n`.
+    """
+    if check_count(n, what) > len(labels):
+        raise ValueError(f"{what}={n}, but there are only {len(labels)} such images.")
+    return balanced_order(labels)[: n or len(labels)]
+
+
+def cached(path: Path, make: Callable[[], Split]) -> Split:
+    """The split stored in `path`, or else the one that `make` returns, which is then stored.
+
+    The file is written under another name and moved into place, so that an interrupted or a
+    second process never leaves half a file. A damaged file is found by its checksum and made
+    again, with a warning. Where nothing can be written, a warning says so and no cache is kept.
+    """
+    if path.is_file():
+        try:
+            return _read(path)
+        except (SafetensorError, DataError, OSError) as error:
+            warnings.warn(f"{path} is damaged ({error}); making it again.", stacklevel=2)
+    split = make()
+    try:
+        _write(path, split)
+    except (SafetensorError, OSError) as error:
+        warnings.warn(f"can't keep data in {path.parent}: {error}.", stacklevel=2)
+    return split
+
+
+def _read(path: Path) -> Split:
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in ("images", "labels", "ids")}
+        recorded = (file.metadata() or {}).get("sha256")
+    if _digest(tensors) != recorded:
+        raise DataError("its checksum does not match")
+    return Split(**tensors)
+
+
+def _write(path: Path, split: Split) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    tensors = {"images": split.images, "labels": split.labels, "ids": split.ids}
+    try:
+        save_file(tensors, temporary, metadata={"sha256": _digest(tensors)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    hasher = hashlib.sha256()
+    for name, tensor in tensors.items():
+        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().numpy().data)
+    return hasher.hexdigest()
