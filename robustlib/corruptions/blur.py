@@ -1,0 +1,125 @@
+"""Blur: every pixel becomes a mean of its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from torch import Tensor
+
+from robustlib.corruptions.filters import (
+    border_index,
+    clipped_zoom,
+    filter_2d,
+    gaussian_filter,
+    gaussian_weights,
+    motion_filter,
+)
+from robustlib.corruptions.registry import IMAGENET_C, published, register
+from robustlib.randomness import Stream
+
+
+@register(
+    family="blur",
+    source=IMAGENET_C,
+    random=False,
+    table=published("sigma_px", {32: (0.4, 0.6, 0.7, 0.8, 1.0), 224: (1, 2, 3, 4, 6)}),
+)
+def gaussian_blur(images: Tensor, sigma_px: float) -> Tensor:
+    """Gaussian kernel of width sigma_px, cut at 4 sigma, edges replicated."""
+    return gaussian_filter(images, sigma_px)
+
+
+@register(
+    family="blur",
+    source=IMAGENET_C,
+    random=False,
+    table=published(
+        "radius_px alias_blur_sigma_px",
+        {
+            32: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+            224: ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        },
+    ),
+)
+def defocus_blur(images: Tensor, radius_px: float, alias_blur_sigma_px: float) -> Tensor:
+    """A lens out of focus: a disc of radius_px, its rim softened, edges mirrored."""
+    return filter_2d(images, disc_kernel(radius_px, alias_blur_sigma_px), "mirror")
+
+
+@lru_cache(maxsize=64)
+def disc_kernel(radius: float, soft_sigma: float) -> tuple[tuple[float, ...], ...]:
+    """A disc x^2 + y^2 <= radius^2 of sum 1, then a Gaussian of 3 (5 above radius 8) taps.
+
+    The disc lives on an array of half side 8 (or radius, if larger). Where it touches the rim
+    of the array, the Gaussian reads it mirrored, so that the published kernels of radius 8
+    and 10 sum to 1.013 and 1.011, and so do these.
+    """
+    half = max(8, int(radius))
+    side = range(-half, half + 1)
+    disc = [[float(x * x + y * y <= radius * radius) for x in side] for y in side]
+    total = sum(map(sum, disc))
+    soft_radius = 1 if radius <= 8 else 2
+    soft = gaussian_weights(soft_sigma, soft_radius)
+    index = border_index(len(side), soft_radius, soft_radius, "mirror")
+
+    def soften(line: Sequence[float]) -> list[float]:
+        return [
+            sum(weight * line[index[i + j]] for j, weight in enumerate(soft))
+            for i in range(len(line))
+        ]
+
+    rows = [soften([value / total for value in row]) for row in disc]
+    kernel = list(zip(*(soften(column) for column in zip(*rows, strict=True)), strict=True))
+    keep = min(half, math.ceil(radius) + soft_radius)
+    return tuple(
+        row[half - keep : half + keep + 1] for row in kernel[half - keep :][: 2 * keep + 1]
+    )
+
+
+@register(
+    family="blur",
+    source=IMAGENET_C,
+    random=True,
+    table=published(
+        "radius_px sigma_px",
+        {
+            32: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+            224: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        },
+    ),
+)
+def motion_blur(images: Tensor, stream: Stream, radius_px: int, sigma_px: float) -> Tensor:
+    """A moving camera: a one-sided half Gaussian at an angle from -45 to 45 degrees."""
+    return motion_filter(images, radius_px, sigma_px, stream.uniform((), -45.0, 45.0))
+
+
+def _factors(step: float, count: int) -> tuple[float, ...]:
+    return tuple(round(1 + step * i, 2) for i in range(count))
+
+
+@register(
+    family="blur",
+    source=IMAGENET_C,
+    random=False,
+    table=published(
+        "factors",
+        {
+            32: [_factors(0.01, count) for count in (7, 12, 16, 21, 26)],
+            224: [
+                _factors(0.01, 12),
+                _factors(0.01, 16),
+                _factors(0.02, 11),
+                _factors(0.02, 13),
+                _factors(0.03, 11),
+            ],
+        },
+    ),
+)
+def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
+    """A camera moving forward: the mean of the image and its magnifications by `factors`."""
+    total = images.clone()
+    for factor in factors:
+        total.add_(images if factor == 1 else clipped_zoom(images, factor))
+    return total.div_(len(factors) + 1)

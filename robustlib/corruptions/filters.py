@@ -1,0 +1,221 @@
+"""Image operations that several corruptions share.
+
+Every operation is elementwise or gathers pixels, in an order that doesn't depend on the
+batch. So an image comes out the same to the bit whatever it is batched with, which a
+convolution or a matrix product doesn't promise (and on a GPU they may round to TF32).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey value 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601): (N, 3, H, W) -> (N, 1, H, W)."""
+    r, g, b = images.split(1, dim=1)
+    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+
+
+def border_index(size: int, before: int, after: int, mode: str) -> list[int]:
+    """Source positions for -before .. size - 1 + after.
+
+    mode: "edge" repeats the last pixel (c c|a b c|c c), "mirror" reflects without repeating it
+    (c b|a b c|b a), "symmetric" reflects and repeats it (b a|a b c|c b).
+    """
+    positions = range(-before, size + after)
+    if mode == "edge":
+        return [min(max(i, 0), size - 1) for i in positions]
+    if mode == "symmetric":
+        return [min(i % (2 * size), 2 * size - 1 - i % (2 * size)) for i in positions]
+    period = max(1, 2 * size - 2)
+    return [min(i % period, period - i % period) for i in positions]
+
+
+@lru_cache(maxsize=256)
+def _border_tensor(size: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
+    return torch.tensor(border_index(size, before, after, mode), device=device)
+
+
+def pad(images: Tensor, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> Tensor:
+    """Pad the last two axes by (before, after) with a mode of `border_index`."""
+    h, w = images.shape[-2:]
+    if mode == "edge" or (mode == "mirror" and max(rows) < h and max(columns) < w):
+        torch_mode = "replicate" if mode == "edge" else "reflect"
+        return F.pad(images, (*columns, *rows), mode=torch_mode)
+    images = images.index_select(-2, _border_tensor(h, *rows, mode, images.device))
+    return images.index_select(-1, _border_tensor(w, *columns, mode, images.device))
+
+
+def filter_axis(images: Tensor, weights: Sequence[float], axis: int, mode: str) -> Tensor:
+    """Correlate one axis (-2 or -1) with an odd-length kernel."""
+    radius = len(weights) // 2
+    size = images.shape[axis]
+    rows, columns = ((radius, radius), (0, 0)) if axis == -2 else ((0, 0), (radius, radius))
+    padded = pad(images, rows, columns, mode)
+    out = padded.narrow(axis, 0, size) * weights[0]
+    for i, weight in enumerate(weights[1:], start=1):
+        out.add_(padded.narrow(axis, i, size), alpha=weight)
+    return out
+
+
+def filter_2d(images: Tensor, kernel: Sequence[Sequence[float]], mode: str) -> Tensor:
+    """Correlate (N, C, H, W) with an odd-sized kernel; taps of weight 0 cost nothing."""
+    h, w = images.shape[-2:]
+    ry, rx = len(kernel) // 2, len(kernel[0]) // 2
+    padded = pad(images, (ry, ry), (rx, rx), mode)
+    out = torch.zeros_like(images)
+    for i, row in enumerate(kernel):
+        for j, weight in enumerate(row):
+            if weight:
+                out.add_(padded[..., i : i + h, j : j + w], alpha=weight)
+    return out
+
+
+@lru_cache(maxsize=256)
+def gaussian_weights(sigma: float, radius: int) -> tuple[float, ...]:
+    """Weights exp(-i^2 / (2 sigma^2)) for i = -radius .. radius, normalised to sum 1."""
+    weights = [math.exp(-i * i / (2 * sigma * sigma)) for i in range(-radius, radius + 1)]
+    total = sum(weights)
+    return tuple(w / total for w in weights)
+
+
+def gaussian_filter(
+    images: Tensor, sigma: float, truncate: float = 4.0, mode: str = "edge"
+) -> Tensor:
+    """Blur the last two axes; the kernel is cut at round(truncate * sigma)."""
+    weights = gaussian_weights(sigma, int(truncate * sigma + 0.5))
+    return filter_axis(filter_axis(images, weights, -2, mode), weights, -1, mode)
+
+
+def clipped_zoom(images: Tensor, factor: float) -> Tensor:
+    """Magnify the centre: crop ceil(side / factor), stretch bilinearly, trim to the shape."""
+    h, w = images.shape[-2:]
+    crop = [math.ceil(side / factor) for side in (h, w)]
+    top, left = ((side - c) // 2 for side, c in zip((h, w), crop, strict=True))
+    size = [max(side, int(c * factor + 0.5)) for side, c in zip((h, w), crop, strict=True)]
+    images = images[..., top : top + crop[0], left : left + crop[1]]
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
+    top, left = ((s - side) // 2 for s, side in zip(size, (h, w), strict=True))
+    return images[..., top : top + h, left : left + w]
+
+
+def motion_filter(images: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
+    """Blur (N, C, H, W) along an angle for each image, degrees (N,).
+
+    A one-sided half Gaussian: weights exp(-i^2 / (2 sigma^2)), i = 0 .. 2 radius, normalised,
+    each on the pixel nearest to i steps along the angle, edges replicated. One-sided, so it
+    also shifts the image. This is ImageMagick's motion blur, which ImageNet-C uses.
+    """
+    n, c, h, w = images.shape
+    reach = 2 * radius
+    weights = gaussian_weights(sigma, reach)[reach:]
+    angle = torch.deg2rad(degrees)
+    steps = torch.arange(reach + 1, device=images.device)
+    dx = torch.ceil(angle.cos()[:, None] * steps - 0.5).long()
+    dy = torch.ceil(angle.sin()[:, None] * steps - 0.5).long()
+    rows = torch.arange(h, device=images.device)
+    columns = torch.arange(w, device=images.device)
+    flat = images.reshape(n, c, h * w)
+    out = torch.zeros_like(flat)
+    for i, weight in enumerate(weights):
+        y = (rows + dy[:, i, None]).clamp_(0, h - 1)
+        x = (columns + dx[:, i, None]).clamp_(0, w - 1)
+        index = (y[:, :, None] * w + x[:, None, :]).view(n, 1, h * w).expand(n, c, h * w)
+        out.add_(flat.gather(2, index), alpha=weight / sum(weights))
+    return out.view(n, c, h, w)
+
+
+def sample(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
+    """Read (N, C, H, W) bilinearly at pixel coordinates x, y, each (N, H, W).
+
+    border: "zero" outside, "mirror" or "symmetric" (see `border_index`).
+    """
+    h, w = images.shape[-2:]
+    if border == "mirror" and min(h, w) > 1:
+        grid = torch.stack((x * (2 / (w - 1)) - 1, y * (2 / (h - 1)) - 1), dim=-1)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
+    grid = torch.stack((x * (2 / w) + (1 / w - 1), y * (2 / h) + (1 / h - 1)), dim=-1)
+    mode = "zeros" if border == "zero" else "reflection"
+    return F.grid_sample(images, grid, padding_mode=mode, align_corners=False)
+
+
+def sample_affine(images: Tensor, matrix: Sequence[Tensor | float], border: str) -> Tensor:
+    """Read at (a dx + b dy + cx + tx, c dx + d dy + cy + ty), dx and dy from the centre.
+
+    matrix: a, b, c, d, tx, ty, each a float or one value for each image (N,). The centre is
+    ((W - 1) / 2, (H - 1) / 2). It maps target pixels to source pixels.
+    """
+    n, _, h, w = images.shape
+    a, b, c, d, tx, ty = (torch.as_tensor(m, device=images.device).view(-1, 1, 1) for m in matrix)
+    dx = torch.arange(w, device=images.device) - (w - 1) / 2
+    dy = (torch.arange(h, device=images.device) - (h - 1) / 2)[:, None]
+    x = a * dx + b * dy + (tx + (w - 1) / 2)
+    y = c * dx + d * dy + (ty + (h - 1) / 2)
+    return sample(images, x.expand(n, h, w), y.expand(n, h, w), border)
+
+
+def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue in [0, 1), saturation and value in [0, 1], each (N, H, W). A grey has hue 0."""
+    r, g, b = images.unbind(1)
+    value, chroma, saturation = value_chroma_saturation(images)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    hue = torch.where(
+        value == r,
+        (g - b) / safe,
+        torch.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4),
+    )
+    return (hue / 6).remainder_(1.0), saturation, value
+
+
+def value_chroma_saturation(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """max, max - min, and (max - min) / max (0 for black) over channels, each (N, H, W)."""
+    r, g, b = images.unbind(1)
+    value = torch.maximum(torch.maximum(r, g), b)
+    chroma = value - torch.minimum(torch.minimum(r, g), b)
+    saturation = torch.where(value > 0, chroma / torch.where(value > 0, value, 1.0), 0.0)
+    return value, chroma, saturation
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Inverse of `rgb_to_hsv`: (N, H, W) three times -> (N, 3, H, W)."""
+    channels = []
+    for offset in (5, 3, 1):
+        k = (hue * 6 + offset).remainder_(6.0)
+        ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
+        channels.append(value - value * saturation * ramp)
+    return torch.stack(channels, dim=1)
+
+
+def stamp(shape: tuple[int, int], x: Tensor, y: Tensor, rx: float, ry: float) -> Tensor:
+    """Coverage in [0, 1] of K shapes drawn on each image: (N, 1, H, W).
+
+    x, y: centres (N, K) in pixel coordinates. rx == ry draws discs of that radius, otherwise
+    upright rectangles with these half sides. The edge falls off over one pixel, so a shape
+    thinner than a pixel is fainter instead of lost. Where shapes overlap the larger counts.
+    """
+    h, w = shape
+    n, k = x.shape
+    reach_x, reach_y = math.ceil(rx + 0.5), math.ceil(ry + 0.5)
+    ox = torch.arange(-reach_x, reach_x + 1, device=x.device)
+    oy = torch.arange(-reach_y, reach_y + 1, device=x.device)[:, None]
+    px = (x.round().long()[..., None, None] + ox).expand(n, k, len(oy), len(ox))
+    py = (y.round().long()[..., None, None] + oy).expand(n, k, len(oy), len(ox))
+    dx, dy = (px - x[..., None, None]).abs(), (py - y[..., None, None]).abs()
+    if rx == ry:
+        coverage = (rx + 0.5 - (dx * dx + dy * dy).sqrt()).clamp_(0, 1) * min(1.0, 2 * rx)
+    else:
+        coverage = (rx + 0.5 - dx).clamp_(0, min(1.0, 2 * rx))
+        coverage = coverage * (ry + 0.5 - dy).clamp_(0, min(1.0, 2 * ry))
+    inside = (px >= 0) & (px < w) & (py >= 0) & (py < h)
+    index = torch.where(inside, py * w + px, 0).view(n, -1)
+    coverage = torch.where(inside, coverage, 0.0).view(n, -1)
+    canvas = torch.zeros(n, h * w, device=x.device)
+    return canvas.scatter_reduce_(1, index, coverage, "amax").view(n, 1, h, w)

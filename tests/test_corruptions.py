@@ -1,0 +1,544 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustlib.checks import UnknownNameError
+from robustlib.corruptions import augment, corrupt, families, info, names
+from robustlib.corruptions.blur import disc_kernel
+from robustlib.corruptions.digital import jpeg_compression, pixelate, quantization
+from robustlib.corruptions.filters import (
+    border_index,
+    hsv_to_rgb,
+    luma,
+    motion_filter,
+    pad,
+    rgb_to_hsv,
+    stamp,
+)
+from robustlib.corruptions.light import brightness, contrast, saturate
+from robustlib.corruptions.noise import poisson
+from robustlib.corruptions.occlusion import border
+from robustlib.corruptions.weather import plasma
+from robustlib.randomness import Stream
+
+ALL = names()
+RANDOM = tuple(name for name in ALL if info(name).random)
+SEVERITIES = (1, 2, 3, 4, 5)
+GOLDEN_MEANS = {
+    "gaussian_noise": 0.4535,
+    "shot_noise": 0.4521,
+    "impulse_noise": 0.4546,
+    "speckle_noise": 0.4523,
+    "gaussian_blur": 0.4539,
+    "defocus_blur": 0.4539,
+    "motion_blur": 0.4526,
+    "zoom_blur": 0.4475,
+    "fog": 0.4867,
+    "snow": 0.5499,
+    "rain": 0.4745,
+    "quantization": 0.456,
+    "pixelate": 0.4539,
+    "jpeg_compression": 0.4531,
+    "rotation": 0.3781,
+    "shear": 0.391,
+    "translation": 0.2982,
+    "elastic_transform": 0.4587,
+    "brightness": 0.5552,
+    "contrast": 0.4539,
+    "saturate": 0.382,
+    "hue": 0.4518,
+    "obstruction": 0.48,
+    "border": 0.4597,
+    "vertical_artifacts": 0.4594,
+}
+
+
+def picture(n: int = 4, h: int = 32, w: int = 32, seed: int = 0) -> Tensor:
+    """Smooth colour fields with an edge: something a blur and a codec can work on."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 5, 5, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(h, w), mode="bilinear")
+    images[:, :, h // 3 : h // 2, w // 4 :] *= 0.4
+    return (images * 255).round() / 255
+
+
+def change(images: Tensor, name: str, severity: int) -> float:
+    return (corrupt(images, name, severity) - images).abs().mean().item()
+
+
+def one_pixel(*rgb: float) -> Tensor:
+    return torch.tensor(rgb).view(1, 3, 1, 1)
+
+
+# The contract, for every corruption
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_contract(name: str) -> None:
+    images = picture(6)
+    before = images.clone()
+    ids = torch.tensor([5, -3, 2**40, 0, 17, 900])
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    previous = None
+    for severity in SEVERITIES:
+        out = corrupt(images, name, severity, seed=1, ids=ids)
+        assert out.dtype == torch.float32
+        assert out.shape == images.shape
+        assert out.min() >= 0
+        assert out.max() <= 1
+        assert torch.equal(images, before)
+        assert not torch.equal(out, images)
+        assert torch.equal(out, corrupt(images, name, severity, seed=1, ids=ids))
+        parts = [
+            corrupt(images[part], name, severity, seed=1, ids=ids[part])
+            for part in order.split([1, 2, 3])
+        ]
+        assert torch.equal(torch.cat(parts), out[order])
+        assert previous is None or not torch.equal(out, previous)
+        previous = out
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [(16, 16), (17, 40), (64, 33), (100, 61)])
+def test_sizes(name: str, size: tuple[int, int]) -> None:
+    images = picture(3, *size)
+    for severity in (1, 5):
+        out = corrupt(images, name, severity)
+        assert out.shape == images.shape
+        assert out.isfinite().all()
+        assert torch.equal(corrupt(images[1:2], name, severity, ids=torch.tensor([1])), out[1:2])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_constant_images(name: str) -> None:
+    images = torch.stack((torch.zeros(3, 32, 32), torch.ones(3, 32, 32)))
+    for severity in SEVERITIES:
+        out = corrupt(images, name, severity)
+        assert out.isfinite().all()
+        assert out.min() >= 0
+        assert out.max() <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_empty_and_tiny(name: str) -> None:
+    assert corrupt(torch.zeros(0, 3, 32, 32), name).shape == (0, 3, 32, 32)
+    assert corrupt(torch.zeros(2, 3, 0, 0), name).shape == (2, 3, 0, 0)
+    for size in ((1, 1), (2, 5), (8, 8)):
+        assert corrupt(picture(2, *size), name, 5).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_non_contiguous_input(name: str) -> None:
+    images = picture(3)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    out = corrupt(channels_last, name)
+    torch.testing.assert_close(out, corrupt(images, name), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ids_and_seeds(name: str) -> None:
+    images = picture(1).expand(12, -1, -1, -1)
+    out = corrupt(images, name, 3)
+    other_seed = corrupt(images, name, 3, seed=1)
+    if name in RANDOM:
+        assert not torch.equal(out, other_seed)
+        assert any(not torch.equal(out[0], out[i]) for i in range(1, 12))
+        assert torch.equal(out, corrupt(images, name, 3, ids=torch.arange(12)))
+    else:
+        assert torch.equal(out, other_seed)
+        assert all(torch.equal(out[0], out[i]) for i in range(12))
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "speckle_noise"])
+def test_noise_is_independent(name: str) -> None:
+    images = torch.full((16, 3, 32, 32), 0.5)
+    variants = [
+        corrupt(images, name, 3),
+        corrupt(images, name, 4),
+        corrupt(images, name, 3, seed=1),
+        corrupt(images, name, 3, ids=torch.arange(16) + 16),
+    ]
+    noise = torch.cat([(v - 0.5).flatten(1) for v in variants])
+    correlations = torch.corrcoef(noise).fill_diagonal_(0)
+    assert correlations.abs().max() < 6 / math.sqrt(3072)
+
+
+def test_result_carries_no_gradient() -> None:
+    images = picture(2).requires_grad_()
+    assert not corrupt(images, "contrast").requires_grad
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur"),
+        *("zoom_blur", "defocus_blur", "brightness", "contrast", "pixelate", "rotation"),
+        *("jpeg_compression", "translation", "shear", "hue", "quantization", "obstruction"),
+        *("border", "rain", "vertical_artifacts"),
+    ],
+)
+@pytest.mark.parametrize("size", [32, 224])
+def test_severity_raises_change(name: str, size: int) -> None:
+    images = picture(24 if size == 32 else 4, size, size)
+    changes = [change(images, name, s) for s in (1, 3, 5)]
+    assert changes == sorted(changes)
+    assert changes[0] < changes[2]
+
+
+# Names, suites, families, parameters
+
+
+def test_suites() -> None:
+    assert set(names("laugros")) <= set(ALL)
+    assert "rotation" in names("laugros")
+    assert "contrast" not in names("laugros")
+    assert len(set(ALL)) == len(ALL)
+    with pytest.raises(UnknownNameError, match="laugros"):
+        names("laugro")
+
+
+def test_families_cover_all_names_once() -> None:
+    members = [name for family in families().values() for name in family]
+    assert sorted(members) == sorted(ALL)
+    assert set(families()) == {
+        *("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
+    }
+    assert all(families().values())
+    assert all(name in families()[info(name).family] for name in ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_info(name: str) -> None:
+    entry = info(name)
+    assert entry.name == name
+    assert "arXiv" in entry.source
+    assert entry.function.__doc__
+    for side in (16, 32, 64, 224, 512):
+        rows = entry.parameters(side)
+        assert len(rows) == 5
+        assert all(row.keys() == rows[0].keys() for row in rows)
+    with pytest.raises(AttributeError):
+        entry.name = "other"  # type: ignore[misc]
+
+
+def test_parameters() -> None:
+    assert [row["sigma"] for row in info("gaussian_noise").parameters(32)] == [
+        *(0.04, 0.06, 0.08, 0.09, 0.1)
+    ]
+    assert info("gaussian_noise").parameters(300)[4] == {"sigma": 0.38}
+    assert info("gaussian_noise").parameters(16) == info("gaussian_noise").parameters(32)
+    assert [row["width_px"] for row in info("border").parameters(224)] == [9, 18, 28, 37, 46]
+    assert [row["width_px"] for row in info("border").parameters(32)] == [1, 3, 4, 5, 7]
+    assert [row["level_count"] for row in info("quantization").parameters(32)][::4] == [8, 3]
+    assert info("hue").parameters(32)[4] == {"turn": 0.5}
+    with pytest.raises(ValueError, match="image_side"):
+        info("border").parameters(0)
+
+
+# Errors
+
+
+def test_errors() -> None:
+    images = picture(2)
+    with pytest.raises(UnknownNameError, match="gaussian_noise"):
+        corrupt(images, "gausian_noise")
+    with pytest.raises(UnknownNameError):
+        info("nope")
+    for severity in (0, 6, 2.5, True):
+        with pytest.raises(ValueError, match="severity"):
+            corrupt(images, "fog", severity)  # type: ignore[arg-type]
+    for seed in (1.0, True, None):
+        with pytest.raises(ValueError, match="seed"):
+            corrupt(images, "fog", seed=seed)  # type: ignore[arg-type]
+    bad_ids = [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long(), [0, 1]]
+    for ids in bad_ids:
+        with pytest.raises(ValueError, match="ids"):
+            corrupt(images, "fog", ids=ids)  # type: ignore[arg-type]
+    for bad in (images * 255, images.double(), images[0], images[:, :1], images * float("nan")):
+        with pytest.raises(ValueError, match="images"):
+            corrupt(bad, "fog")
+
+
+# Augmentation
+
+
+def test_augment() -> None:
+    images, ids = picture(18), torch.arange(18) + 40
+    before = images.clone()
+    out = augment(images, ["contrast", "border"], seed=3, ids=ids)
+    assert out.shape == images.shape
+    assert torch.equal(images, before)
+    assert torch.equal(out, augment(images, ["contrast", "border"], seed=3, ids=ids))
+    outs = [augment(images, ["contrast", "border"], seed=s, ids=ids) for s in range(6)]
+    assert any(not torch.equal(outs[0], o) for o in outs[1:])
+    candidates = [corrupt(images, name, s) for name in ("contrast", "border") for s in SEVERITIES]
+    kinds = [{k for k, c in enumerate(candidates) if torch.equal(c[i], out[i])} for i in range(18)]
+    assert all(kinds)
+    for first, last in ((0, 5), (5, 10), (10, 14), (14, 18)):
+        assert set.intersection(*kinds[first:last])
+
+
+def test_augment_draws_every_name_and_severity() -> None:
+    images = picture(4)
+    ids = torch.arange(4)
+    options = [corrupt(images, name, s) for name in ("contrast", "border") for s in SEVERITIES]
+    seen = set()
+    for seed in range(60):
+        out = augment(images, ["contrast", "border"], seed=seed, ids=ids)
+        seen |= {k for k, o in enumerate(options) if any(map(torch.equal, o, out))}
+    assert len(seen) == 10
+
+
+def test_augment_small_batches_and_errors() -> None:
+    for n in range(4):
+        assert augment(picture(n), ["fog"], seed=0, ids=torch.arange(n)).shape[0] == n
+    images, ids = picture(2), torch.arange(2)
+    with pytest.raises(ValueError, match="empty"):
+        augment(images, [], seed=0, ids=ids)
+    with pytest.raises(ValueError, match="repeats"):
+        augment(images, ["fog", "fog"], seed=0, ids=ids)
+    with pytest.raises(UnknownNameError):
+        augment(images, ["fogg"], seed=0, ids=ids)
+    with pytest.raises(ValueError, match="ids"):
+        augment(images, ["fog"], seed=0, ids=ids[:1])
+
+
+# Values worked out by hand
+
+
+def test_contrast_by_hand() -> None:
+    images = torch.tensor([0.0, 1.0, 0.2, 0.4]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    expected = torch.tensor([0.2, 0.7, 0.3, 0.4]).view(2, 2)  # mean 0.4, factor 0.5
+    torch.testing.assert_close(contrast(images, 0.5)[0, 0], expected)
+
+
+def test_brightness_by_hand() -> None:
+    torch.testing.assert_close(brightness(one_pixel(0.5, 0.25, 0.0), 0.1), one_pixel(0.6, 0.3, 0.0))
+    torch.testing.assert_close(brightness(one_pixel(0.0, 0.0, 0.0), 0.1), one_pixel(0.1, 0.1, 0.1))
+    torch.testing.assert_close(brightness(one_pixel(1.0, 0.5, 0.2), 0.3), one_pixel(1.0, 0.5, 0.2))
+
+
+def test_saturate_by_hand() -> None:
+    torch.testing.assert_close(
+        saturate(one_pixel(0.8, 0.4, 0.6), 0.5, 0.0), one_pixel(0.8, 0.6, 0.7)
+    )
+    grey = one_pixel(0.5, 0.5, 0.5)
+    torch.testing.assert_close(saturate(grey, 2.0, 0.0), grey)
+    torch.testing.assert_close(saturate(grey, 2.0, 0.2), one_pixel(0.5, 0.4, 0.4))
+
+
+def test_hue_by_hand() -> None:
+    red = one_pixel(1.0, 0.0, 0.0).expand(1, 3, 8, 8)
+    turned = corrupt(red, "hue", 5)  # by half a circle, whichever the sign
+    torch.testing.assert_close(turned, 1 - red)
+    grey = torch.full((1, 3, 8, 8), 0.3)
+    torch.testing.assert_close(corrupt(grey, "hue", 3), grey)
+
+
+def test_hsv_round_trip() -> None:
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(hsv_to_rgb(*rgb_to_hsv(images)), images)
+    h, s, v = rgb_to_hsv(one_pixel(0.0, 1.0, 0.5))
+    assert (round(h.item() * 360), s.item(), v.item()) == (150, 1.0, 1.0)
+
+
+def test_quantization_by_hand() -> None:
+    out = quantization(torch.tensor([0.0, 0.2, 0.3, 0.7, 0.8, 1.0]), 3)
+    assert out.tolist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    assert len(corrupt(picture(), "quantization", 1).unique()) <= 8
+
+
+def test_pixelate_by_hand() -> None:
+    images = torch.arange(16.0).view(1, 1, 4, 4).div(16).expand(1, 3, 4, 4)
+    expected = torch.tensor([[2.5, 4.5], [10.5, 12.5]]).div(16)
+    expected = expected.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    torch.testing.assert_close(pixelate(images, 0.5)[0, 0], expected)
+
+
+def test_border_by_hand() -> None:
+    out = border(torch.zeros(1, 3, 4, 5), 1)
+    assert out[0, 0].tolist() == [
+        [0.5] * 5,
+        [0.5, 0, 0, 0, 0.5],
+        [0.5, 0, 0, 0, 0.5],
+        [0.5] * 5,
+    ]
+    assert (border(torch.zeros(1, 3, 4, 4), 2) == 0.5).all()
+
+
+def test_translation_by_hand() -> None:
+    images = picture(40) * 0.5 + 0.25
+    shift = info("translation").parameters(32)[2]["shift_px"]
+    seen = set()
+    for image, out in zip(images, corrupt(images, "translation", 3), strict=True):
+        for sy in (-1, 1):
+            for sx in (-1, 1):
+                expected = torch.roll(image, (sy * shift, sx * shift), (1, 2))
+                expected[:, slice(0, shift) if sy > 0 else slice(-shift, None)] = 0
+                expected[:, :, slice(0, shift) if sx > 0 else slice(-shift, None)] = 0
+                if torch.equal(out, expected):
+                    seen.add((sy, sx))
+                    break
+            else:
+                continue
+            break
+        else:
+            pytest.fail("not a translation")
+    assert len(seen) == 4
+
+
+def test_obstruction_is_one_grey_square() -> None:
+    images = torch.zeros(30, 3, 40, 60)
+    side = info("obstruction").parameters(40)[1]["side_px"]
+    covered = corrupt(images, "obstruction", 2)[:, 0] == 0.5
+    assert (covered.sum((1, 2)) == side * side).all()
+    assert (covered.any(2).sum(1) == side).all()
+    assert covered.any(2)[:, 0].float().mean() < 0.5
+
+
+def test_rotation_keeps_the_centre_and_shows_black_corners() -> None:
+    images = torch.ones(8, 3, 33, 33)
+    out = corrupt(images, "rotation", 5)
+    torch.testing.assert_close(out[:, :, 12:21, 12:21], images[:, :, 12:21, 12:21])
+    assert (out[:, :, 0, 0] == 0).all()
+
+
+def test_impulse_noise_counts() -> None:
+    images = torch.full((50, 3, 32, 32), 0.5)
+    out = corrupt(images, "impulse_noise", 5)
+    for extreme in (0.0, 1.0):
+        assert abs((out == extreme).float().mean() - 0.035) < 0.003
+    assert set(out.unique().tolist()) == {0.0, 0.5, 1.0}
+
+
+def test_gaussian_noise_has_its_sigma() -> None:
+    images = torch.full((30, 3, 32, 32), 0.5)
+    assert abs(corrupt(images, "gaussian_noise", 3).std() - 0.08) < 0.001
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.7, 3.0, 9.9, 10.1, 30.0, 500.0])
+def test_poisson_distribution(rate: float) -> None:
+    counts = poisson(torch.full((50, 4000), rate), Stream(0, torch.arange(50), "poisson"))
+    n = counts.numel()
+    assert torch.equal(counts, counts.round())
+    assert counts.min() >= 0
+    assert abs(counts.mean() - rate) <= 5 * math.sqrt(rate / n) + 1e-3 * (rate > 0)
+    assert abs(counts.double().var() - rate) <= 5 * math.sqrt((2 * rate**2 + rate) / n) + 1e-6
+    k = torch.arange(int(rate + 12 * math.sqrt(rate) + 3), dtype=torch.float64)
+    exact = torch.exp(torch.special.xlogy(k, torch.tensor(rate)) - rate - torch.lgamma(k + 1))
+    seen = torch.bincount(counts.flatten().long(), minlength=len(k)).double() / n
+    bound = 4 * torch.sqrt(exact / n) + 1e-3 * exact + 2e-5
+    assert ((seen - exact).abs() <= bound).all()
+
+
+def test_blurs_keep_constants_and_mean() -> None:
+    flat = torch.full((2, 3, 40, 24), 0.3)
+    for name in ("gaussian_blur", "motion_blur", "zoom_blur", "defocus_blur"):
+        torch.testing.assert_close(corrupt(flat, name, 3), flat)
+
+
+def test_gaussian_blur_spreads_a_point() -> None:
+    point = torch.zeros(1, 3, 31, 31)
+    point[:, :, 15, 15] = 1
+    out = corrupt(point, "gaussian_blur", 5)[0, 0]  # sigma 1
+    weights = torch.exp(-(torch.arange(-4.0, 5.0) ** 2) / 2)
+    weights /= weights.sum()
+    torch.testing.assert_close(out[11:20, 11:20], torch.outer(weights, weights))
+    assert out.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_disc_kernels_have_the_published_sums() -> None:
+    sums = [sum(map(sum, disc_kernel(radius, 0.5))) for radius in (4, 6, 8, 10)]
+    assert sums == pytest.approx([1, 1, 1.013, 1.011], abs=6e-4)
+
+
+def test_motion_blur_is_one_sided() -> None:
+    point = torch.zeros(2, 1, 21, 21)
+    point[:, :, 10, 10] = 1
+    out = motion_filter(point, 2, 1.5, torch.tensor([0.0, -90.0]))
+    weights = torch.exp(-(torch.arange(5.0) ** 2) / 4.5)
+    weights /= weights.sum()
+    torch.testing.assert_close(out[0, 0, 10, 6:11], weights.flip(0))
+    torch.testing.assert_close(out[1, 0, 10:15, 10], weights)
+    assert out.sum().item() == pytest.approx(2, abs=1e-5)
+
+
+def test_fog_plasma_spans_the_unit_interval() -> None:
+    maps = plasma(Stream(0, torch.arange(20), "plasma"), 64, 2.0)
+    assert (maps.amin((1, 2)) == 0).all()
+    assert (maps.amax((1, 2)) == 1).all()
+    neighbours = (maps - maps.roll(1, 2)).abs().mean()  # cloudy, and closed like a torus
+    assert neighbours < 0.06
+    edge = (maps[:, :, 0] - maps[:, :, -1]).abs().mean()
+    assert edge < 2 * neighbours
+
+
+def test_fog_by_hand() -> None:
+    black = torch.zeros(2, 3, 32, 32)
+    assert (corrupt(black, "fog", 5) == 0).all()
+    white = corrupt(torch.ones(2, 3, 32, 32), "fog", 4)  # (1 + p) / 2
+    assert white.min().item() == pytest.approx(0.5)
+    assert white.max().item() == pytest.approx(1.0)
+
+
+def test_rain_whitens_by_half() -> None:
+    out = corrupt(torch.zeros(4, 3, 224, 224), "rain", 5)
+    assert out.max() == 0.5
+    assert 0.02 < (out == 0.5).float().mean() < 0.2
+    assert torch.equal(corrupt(torch.ones(1, 3, 32, 32), "rain"), torch.ones(1, 3, 32, 32))
+
+
+def test_stamp_by_hand() -> None:
+    mask = stamp((5, 5), torch.tensor([[2.0]]), torch.tensor([[2.0]]), 1.0, 1.0)[0, 0]
+    assert mask[2].tolist() == [0, 0.5, 1, 0.5, 0]
+    assert mask[0, 0] == 0
+    outside = stamp((5, 5), torch.tensor([[-3.0]]), torch.tensor([[9.0]]), 1.0, 1.0)
+    assert (outside == 0).all()
+
+
+def test_elastic_keeps_flat_and_moves_edges() -> None:
+    flat = torch.full((4, 3, 32, 32), 0.7)
+    for severity in SEVERITIES:
+        torch.testing.assert_close(corrupt(flat, "elastic_transform", severity), flat)
+
+
+def test_jpeg_of_flat_and_smooth_images() -> None:
+    levels = torch.tensor([0, 37, 128, 200, 255]) / 255
+    grey = levels.view(5, 1, 1, 1).expand(5, 3, 24, 20)
+    torch.testing.assert_close(jpeg_compression(grey, 80), grey, rtol=0, atol=1.01 / 255)
+    images = picture(4, 48, 40)
+    errors = [(jpeg_compression(images, q) - images).abs().mean().item() for q in (95, 50, 10)]
+    assert errors == sorted(errors)
+    assert errors[0] < 0.01
+    out = jpeg_compression(images, 50) * 255
+    torch.testing.assert_close(out, out.round(), rtol=0, atol=1e-4)
+
+
+def test_jpeg_keeps_brightness_and_blurs_colour() -> None:
+    stripes = torch.zeros(1, 3, 16, 16)
+    stripes[:, 0, :, ::2] = 1
+    stripes[:, 2, :, 1::2] = 1
+    out = jpeg_compression(stripes, 95)
+    assert abs(luma(out).mean() - luma(stripes).mean()) < 0.01
+    columns = out[0, :, 8, 8:10]
+    assert (columns[0, 0] - columns[0, 1]).abs() < 0.6  # 1 before: chroma is shared
+
+
+def test_border_modes() -> None:
+    assert border_index(3, 2, 2, "edge") == [0, 0, 0, 1, 2, 2, 2]
+    assert border_index(3, 2, 2, "mirror") == [2, 1, 0, 1, 2, 1, 0]
+    assert border_index(3, 2, 2, "symmetric") == [1, 0, 0, 1, 2, 2, 1]
+    x = torch.rand(1, 3, 4, 4)
+    by_index = x[..., border_index(4, 2, 3, "mirror"), :][..., border_index(4, 3, 1, "mirror")]
+    assert torch.equal(pad(x, (2, 3), (3, 1), "mirror"), by_index)
+    assert pad(x, (6, 6), (9, 9), "mirror").shape == (1, 3, 16, 22)
+
+
+def test_golden_means() -> None:
+    images = picture(3, 32, 32, seed=5)
+    means = {name: round(corrupt(images, name, 3, seed=11).mean().item(), 4) for name in ALL}
+    assert means == pytest.approx(GOLDEN_MEANS, abs=2e-4)
