@@ -1,0 +1,36 @@
+"""Which device to compute on, and whether bfloat16 pays there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from robustlib.checks import check_name
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device named by "cpu", "cuda" or "auto" (a GPU if there is one).
+
+    Raises:
+        ValueError: unknown name, or "cuda" without a usable GPU.
+    """
+    check_name(name, DEVICES, "device")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError('device "cuda" was asked for, but no GPU is usable here; use "auto".')
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def training_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 autocast where the hardware multiplies bfloat16 matrices, else a no-op.
+
+    That is: GPUs that support it, and CPUs with AMX (2.5 to 4 times faster than float32 there).
+    Only training runs under it; every evaluation and attack is float32.
+    """
+    if device.type == "cuda":
+        enabled = torch.cuda.is_bf16_supported()
+    else:
+        enabled = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,78 @@
+"""Summaries of the tidy table: accuracy by model and perturbation, robustness score, CE and mCE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from robustlib.checks import check_name
+
+
+def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """A_m(c): accuracy averaged over severities and training seeds.
+
+    Args:
+        table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
+
+    Returns a frame with one row for each recipe and one column for each perturbation, "clean"
+    included, both in their order of appearance.
+    """
+    return table.pivot_table(
+        index="recipe", columns="perturbation", values="accuracy", aggfunc="mean", sort=False
+    ).rename_axis(index=None, columns=None)
+
+
+def robustness_scores(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """R_m(c) = A_m(c) / A_m(clean) (Laugros et al. 2019), for each column but "clean".
+
+    Args:
+        accuracy: as from `accuracy_matrix`.
+
+    Raises:
+        ValueError: no column "clean", or a clean accuracy of zero.
+    """
+    if "clean" not in accuracy:
+        raise ValueError('the robustness score needs a column "clean".')
+    if not (accuracy["clean"] > 0).all():
+        raise ValueError("the robustness score needs a clean accuracy above zero for every model.")
+    return accuracy.drop(columns="clean").div(accuracy["clean"], axis=0)
+
+
+def corruption_errors(
+    table: pd.DataFrame, *, reference: str = "standard", relative: bool = False
+) -> pd.DataFrame:
+    """Corruption errors against a reference model, in percent (Hendrycks and Dietterich 2019).
+
+    CE_c = 100 sum_s E_s,c / sum_s E_ref,s,c over the severities s; with `relative`, the clean
+    error is subtracted from every E first. Laugros et al. 2021 use the relative form for their
+    benchmark. The reference model scores 100 everywhere.
+
+    Args:
+        table: tidy table. Severities must be the same for all models.
+        reference: recipe whose errors divide.
+        relative: subtract clean errors.
+
+    Returns a frame with a row for each recipe and a column for each corruption; attacks and clean
+    images are left out. A cell is NaN or infinite where the reference makes no errors.
+
+    Raises:
+        UnknownNameError: the reference isn't in the table.
+    """
+    check_name(reference, table["recipe"].unique(), "recipe")
+    common = table[~table["family"].isin(["clean", "adversarial"])]
+    errors = 1 - accuracy_matrix(common)
+    if relative:
+        clean = 1 - accuracy_matrix(table)["clean"]
+        errors = errors.sub(clean, axis=0)
+    return 100 * errors / errors.loc[reference]
+
+
+def mce(errors: pd.DataFrame, corruptions: Sequence[str] | None = None) -> pd.Series:
+    """Mean corruption error in percent: the mean of the CE over corruptions.
+
+    Args:
+        errors: as from `corruption_errors`.
+        corruptions: columns to average; default all.
+    """
+    return errors[list(corruptions) if corruptions is not None else list(errors)].mean(axis=1)

@@ -1,0 +1,141 @@
+"""The overlapping score: how far robustness to one corruption carries over to another.
+
+Laugros, Caplier and Ospici, ICIP 2021. With m1, m2 trained with augmentation by c1, c2, the
+standard model s, and R_m(c) = A_m(c) / A_m(clean):
+
+    O(c1, c2) = max(0, 1/2 [ (R_m1(c2) - R_s(c2)) / (R_m2(c2) - R_s(c2))
+                           + (R_m2(c1) - R_s(c1)) / (R_m1(c1) - R_s(c1)) ])
+
+The two terms are the directed halves: what training with the one gains on the other, as a share
+of the own gain, that is of what training with that other itself gains. Nothing bounds O above.
+A corruption whose own gain is not clearly positive has no score: its cells are NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from robustlib.checks import check_name
+
+NORMALISATIONS = ("ratio", "raw")
+MIN_GAIN = 0.01
+
+
+def overlapping_scores(
+    accuracy: pd.DataFrame, normalise: str = "ratio", *, min_gain: float = MIN_GAIN
+) -> pd.DataFrame:
+    """O(c1, c2) for every pair of corruptions.
+
+    Args:
+        accuracy: one row for each model, "standard" and one for each corruption (the model trained
+            with it), and the columns "clean" and one for each corruption; values in [0, 1].
+        normalise: "ratio" uses R = A / A(clean), the ICIP 2021 score; "raw" uses A, as the
+            authors' later code does.
+        min_gain: the smallest own gain of a corruption that counts as one (this project's guard
+            of the denominator; the paper has none). See `own_gains`.
+
+    Returns a symmetric frame, corruptions by corruptions, with 1 on the diagonal, and NaN in row
+    and column of a corruption whose own gain is at most `min_gain`.
+
+    Raises:
+        ValueError: rows and columns that don't match, missing "standard" or "clean", values
+            outside [0, 1], or a clean accuracy of zero under "ratio".
+        UnknownNameError: unknown normalisation.
+    """
+    names, values = _arrays(accuracy, normalise)
+    scores = symmetric(directed(values, normalise, min_gain))
+    return pd.DataFrame(scores, index=names, columns=names)
+
+
+def directed_overlaps(
+    accuracy: pd.DataFrame, normalise: str = "ratio", *, min_gain: float = MIN_GAIN
+) -> pd.DataFrame:
+    """The directed halves: row c1, column c2 is (R_m1(c2) - R_s(c2)) / (R_m2(c2) - R_s(c2)).
+
+    Row: the corruption trained with; column: the one tested on. Arguments, NaN and errors as for
+    `overlapping_scores`. Values may be negative.
+    """
+    names, values = _arrays(accuracy, normalise)
+    return pd.DataFrame(directed(values, normalise, min_gain), index=names, columns=names)
+
+
+def own_gains(accuracy: pd.DataFrame, normalise: str = "ratio") -> pd.Series:
+    """R_m(c) - R_s(c) of the model trained with c: the denominators of the score."""
+    names, values = _arrays(accuracy, normalise)
+    gains = _gains(values, normalise)
+    return pd.Series(np.diagonal(gains, axis1=-2, axis2=-1), index=names, name="own gain")
+
+
+def overlap_draws(
+    correct: np.ndarray,
+    normalise: str = "ratio",
+    *,
+    resamples: int,
+    seed: int,
+    min_gain: float = MIN_GAIN,
+) -> np.ndarray:
+    """Bootstrap draws of the overlapping scores over test images.
+
+    The images are resampled jointly for all models and corruptions, so that the differences in
+    the score keep their pairing. Percentiles of the draws are an interval for the uncertainty
+    due to the test images; that due to training needs several seeds.
+
+    Args:
+        correct: float (1 + K, 1 + K, n) in [0, 1]: models (standard first) by perturbations (clean
+            first, then in the models' order) by images, as `Evaluation.per_image` returns it.
+        normalise: as in `overlapping_scores`.
+        resamples: number of draws.
+        seed: of the resampling.
+        min_gain: as in `overlapping_scores`.
+
+    Returns float (resamples, K, K); NaN where a draw leaves the score undefined.
+    """
+    images = correct.shape[-1]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    accuracy = np.moveaxis(correct @ (counts.T / images), -1, 0)
+    return symmetric(directed(accuracy, normalise, min_gain))
+
+
+def directed(accuracy: np.ndarray, normalise: str, min_gain: float) -> np.ndarray:
+    """The directed halves of (..., 1 + K, 1 + K) accuracies as (..., K, K).
+
+    Rows are models, standard first; columns are perturbations, clean first.
+    """
+    gains = _gains(accuracy, normalise)
+    own = np.diagonal(gains, axis1=-2, axis2=-1)
+    defined = own > min_gain
+    own = np.where(defined, own, np.nan)
+    return gains / own[..., None, :]
+
+
+def symmetric(halves: np.ndarray) -> np.ndarray:
+    """max(0, mean of the two directed halves), (..., K, K)."""
+    return np.maximum(0, (halves + np.swapaxes(halves, -1, -2)) / 2)
+
+
+def _gains(accuracy: np.ndarray, normalise: str) -> np.ndarray:
+    score = accuracy[..., 1:]
+    if normalise == "ratio":
+        score = score / accuracy[..., :1]
+    return score[..., 1:, :] - score[..., :1, :]
+
+
+def _arrays(accuracy: pd.DataFrame, normalise: str) -> tuple[list[str], np.ndarray]:
+    check_name(normalise, NORMALISATIONS, "normalisation")
+    names = [str(name) for name in accuracy.columns if name != "clean"]
+    if sorted(accuracy.index.astype(str)) != sorted(["standard", *names]) or (
+        "clean" not in accuracy.columns
+    ):
+        raise ValueError(
+            'accuracy needs one row for each model ("standard" and one for each corruption) and '
+            'the columns "clean" and one for each corruption; got the rows '
+            f"{list(accuracy.index)} and the columns {list(accuracy.columns)}."
+        )
+    values = accuracy.loc[["standard", *names], ["clean", *names]].to_numpy(dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("accuracies must lie in [0, 1], without NaN; divide percentages by 100.")
+    if normalise == "ratio" and not (values[:, 0] > 0).all():
+        raise ValueError('the "ratio" score needs a clean accuracy above zero for every model.')
+    return names, values

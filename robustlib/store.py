@@ -1,0 +1,178 @@
+"""The artifact store: one safetensors file for each trained model and each evaluation.
+
+An artifact is found again by the hash of its key: everything that determines its content,
+including the code that made it. Files are written under a temporary name and renamed, so that
+a file under its final name is complete; a checksum detects later damage.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robustlib import paths
+
+
+class StoreError(ValueError):
+    """The store's folder can't be used."""
+
+
+class DamagedArtifactWarning(UserWarning):
+    """A stored artifact failed its checksum and is built again."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What the store keeps: tensors and a JSON-compatible record.
+
+    Attributes:
+        digest: hash of the key, hexadecimal.
+        tensors: named tensors on the CPU.
+        record: JSON-compatible values, such as histories and wall time.
+        from_store: False if it was made by this call.
+    """
+
+    digest: str
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+    from_store: bool
+
+
+Maker = Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
+
+
+class Store:
+    """A folder of artifacts, `<root>/<kind>/<digest>.safetensors`.
+
+    Args:
+        root: the folder; default `robustlib.paths.store_dir()`. It is made if missing.
+
+    Raises:
+        StoreError: the folder can't be made or written to.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else paths.store_dir()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"the artifact store {self.root} can't be written to ({error.strerror}); "
+                "free the folder or name another with the variable ROBUSTLIB_STORE."
+            ) from error
+
+    def path(self, kind: str, digest: str) -> Path:
+        """Where the artifact of that kind and digest lies or would lie."""
+        return self.root / kind / f"{digest}.safetensors"
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> Artifact | None:
+        """The stored artifact, or None if there is none or (with a warning) it is damaged."""
+        digest = digest_of(key)
+        path = self.path(kind, digest)
+        if not path.is_file():
+            return None
+        try:
+            tensors, record = _read(path)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            warnings.warn(
+                f"stored artifact {path.name} ({kind}) is damaged and is built again: {error}",
+                DamagedArtifactWarning,
+                stacklevel=2,
+            )
+            return None
+        return Artifact(digest, tensors, record, from_store=True)
+
+    def get_or_make(self, kind: str, key: Mapping[str, Any], make: Maker) -> Artifact:
+        """The stored artifact, or what `make` returns after storing it.
+
+        `key` must be JSON-compatible and name everything that determines the result.
+        """
+        return self.find(kind, key) or self.put(kind, key, *make())
+
+    def put(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        record: dict[str, Any],
+    ) -> Artifact:
+        """Store an artifact, in place of any earlier one with that key."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        digest = digest_of(key)
+        path = self.path(kind, digest)
+        texts = {"key": _canonical(key), "record": _canonical(record)}
+        texts["sha256"] = _checksum(tensors, texts["record"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(save(tensors, metadata=texts))
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return Artifact(digest, tensors, record, from_store=False)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        texts = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if texts["sha256"] != _checksum(tensors, texts["record"]):
+        raise ValueError("its checksum does not match")
+    return tensors, json.loads(texts["record"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(key: Mapping[str, Any]) -> str:
+    """A hash of `key` (JSON-compatible; the order of its entries doesn't matter), 32 hex digits."""
+    return hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """A hash of the source of these modules of `robustlib`, such as "training" or "corruptions".
+
+    A package stands for all its modules. Comments and layout don't count.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        entry = resources.files("robustlib") / module
+        if entry.is_dir():
+            sources = sorted(
+                (f for f in entry.iterdir() if f.name.endswith(".py")), key=lambda f: f.name
+            )
+        else:
+            sources = [resources.files("robustlib") / f"{module}.py"]
+        for source in sources:
+            digest.update(ast.unparse(ast.parse(source.read_text("utf-8"))).encode())
+    return digest.hexdigest()[:16]
