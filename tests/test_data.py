@@ -1,0 +1,370 @@
+"""The interface of the data sources, the folder source, CIFAR, and the cache."""
+
+import hashlib
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from robustlib import data
+from robustlib.checks import UnknownNameError, check_images
+from robustlib.data import base, folder
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path, monkeypatch):
+    place = tmp_path / "data-dir"
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(place))
+    return place
+
+
+def write_image(path, seed=0, size=(8, 8), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return pixels
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes; 4, 3 and 2 training images, 2 test images each, 8 x 8 pixels."""
+    place = tmp_path / "pictures"
+    for label, (name, count) in enumerate([("ape", 4), ("bee", 3), ("cat", 2)]):
+        for i in range(count):
+            write_image(place / "train" / name / f"{i}.png", seed=100 * label + i)
+        for i in range(2):
+            write_image(place / "test" / name / f"{i}.png", seed=1000 + 100 * label + i)
+    return place
+
+
+def load_folder(root, **arguments):
+    return data.load("folder", root=root, **({"image_size": 8} | arguments))
+
+
+# --- The interface --------------------------------------------------------------------------
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match="Did you mean 'cifar10'"):
+        data.load("cifar-10")
+
+
+def test_sources_of_one_size_refuse_others():
+    with pytest.raises(ValueError, match="32 pixels only"):
+        data.load("shapes10", image_size=64)
+    with pytest.raises(ValueError, match="32 pixels only"):
+        data.load("cifar10", image_size=64)
+    with pytest.raises(ValueError, match="takes no root"):
+        data.load("shapes10", root="somewhere")
+
+
+@pytest.mark.parametrize("bad", [-1, 2.5, True, "10"])
+def test_sizes_must_be_counts(root, bad):
+    with pytest.raises(ValueError, match="n_train must be an integer"):
+        load_folder(root, n_train=bad)
+    with pytest.raises(ValueError, match="n_test must be an integer"):
+        data.load("shapes10", n_train=1, n_test=bad)
+
+
+def test_split_refuses_wrong_types():
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="uint8"):
+        data.Split(images.float(), labels, labels)
+    with pytest.raises(ValueError, match="labels must be int64"):
+        data.Split(images, labels.int(), labels)
+    with pytest.raises(ValueError, match="ids must be int64"):
+        data.Split(images, labels, labels[:1])
+
+
+def test_float_images_are_an_image_batch(root):
+    split = load_folder(root).train
+    assert torch.equal(check_images(split.float_images()), split.images / 255)
+    assert torch.equal(split.float_images(slice(1, 3)), split.images[1:3] / 255)
+    assert torch.equal(split.float_images(torch.tensor([2, 0])), split.images[[2, 0]] / 255)
+    assert len(split.to("cpu")) == len(split) == 9
+
+
+def test_fingerprint_changes_with_anything_that_matters(root):
+    original = load_folder(root)
+    train = original.train
+
+    def fingerprint(classes=original.classes, **changed):
+        fields = {"images": train.images, "labels": train.labels, "ids": train.ids} | changed
+        return base.Dataset.build("x", classes, data.Split(**fields), original.test).fingerprint
+
+    pixel = train.images.clone()
+    pixel[0, 0, 0, 0] ^= 1
+    prints = {
+        original.fingerprint,
+        fingerprint(images=pixel),
+        fingerprint(labels=train.labels.roll(1)),
+        fingerprint(ids=train.ids.roll(1)),
+        fingerprint(classes=("ape", "bee", "cow")),
+    }
+    assert len(prints) == 5
+    assert fingerprint() == original.fingerprint
+    assert len(original.fingerprint) == 64
+
+
+# --- Subsets --------------------------------------------------------------------------------
+
+
+def test_subsets_are_balanced_nested_and_shuffled():
+    labels = np.repeat(np.arange(5), 40)
+    order = base.balanced_order(labels)
+    assert sorted(order) == list(range(200))
+    for n in (5, 50, 125):
+        subset = base.subset_ids(labels, n, "n")
+        assert np.array_equal(subset, order[:n])
+        assert set(np.bincount(labels[subset], minlength=5)) == {n // 5}
+    assert np.mean(np.diff(order[labels[order] == 0]) > 0) < 0.8
+
+
+def test_unbalanced_classes_run_out_one_by_one():
+    labels = np.array([0, 0, 0, 0, 1, 2, 2])
+    assert list(labels[base.balanced_order(labels)]) == [0, 1, 2, 0, 2, 0, 0]
+
+
+def test_folder_subset_keeps_ids_and_pixels(root):
+    whole, part = load_folder(root), load_folder(root, n_train=6, n_test=3)
+    assert (len(part.train), len(part.test)) == (6, 3)
+    assert part.train.labels.bincount().tolist() == [2, 2, 2]
+    for small, large in ((part.train, whole.train), (part.test, whole.test)):
+        n = len(small)
+        assert torch.equal(small.images, large.images[:n])
+        assert torch.equal(small.ids, large.ids[:n])
+
+
+def test_more_than_there_is(root):
+    with pytest.raises(ValueError, match="n_train=10, but there are only 9"):
+        load_folder(root, n_train=10)
+    with pytest.raises(ValueError, match="n_test=7, but there are only 6"):
+        load_folder(root, n_test=7)
+
+
+# --- Folder ---------------------------------------------------------------------------------
+
+
+def test_folder_reads_pixels_and_labels(root):
+    dataset = load_folder(root)
+    assert dataset.classes == ("ape", "bee", "cat")
+    assert dataset.image_size == 8
+    files = [("ape", i) for i in range(4)] + [("bee", i) for i in range(3)]
+    files += [("cat", i) for i in range(2)]
+    for image, label, index in zip(*vars(dataset.train).values(), strict=True):
+        name, number = files[index]
+        assert dataset.classes[label] == name
+        with Image.open(root / "train" / name / f"{number}.png") as expected:
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_folder_val_instead_of_test(root):
+    expected = load_folder(root)
+    (root / "test").rename(root / "val")
+    assert load_folder(root).fingerprint == expected.fingerprint
+
+
+def test_folder_resizes_as_torchvision_does(root):
+    write_image(root / "train" / "ape" / "wide.png", size=(90, 50))
+    split = load_folder(root, image_size=28).train
+    with Image.open(root / "train" / "ape" / "wide.png") as image:
+        resized = torchvision.transforms.functional.resize(image, 32)
+        expected = torchvision.transforms.functional.center_crop(resized, 28)
+    found = split.images[split.ids == 4][0].permute(1, 2, 0)
+    assert np.array_equal(found.numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(3, 40), (40, 3), (7, 8), (300, 5)])
+def test_folder_takes_images_of_any_shape(root, size):
+    write_image(root / "train" / "ape" / "odd.png", size=size)
+    assert load_folder(root).train.images.shape == (10, 3, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_folder_converts_to_rgb(root, mode):
+    write_image(root / "train" / "ape" / "other.png", mode=mode)
+    assert load_folder(root).train.images.shape == (10, 3, 8, 8)
+
+
+def test_folder_passes_over_files_that_are_no_images(root):
+    expected = load_folder(root).fingerprint
+    (root / "train" / "ape" / "notes.txt").write_text("no image")
+    (root / "train" / "ape" / ".DS_Store.png").write_text("no image")
+    (root / "train" / ".git").mkdir()
+    assert load_folder(root).fingerprint == expected
+
+
+def test_folder_finds_a_relative_root(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    expected = load_folder("pictures").fingerprint
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(folder.paths, "project_root", lambda: tmp_path)
+    assert load_folder("pictures").fingerprint == expected
+
+
+def remove_all(place):
+    for path in sorted(place.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    place.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("", r"there is no folder .*pictures; set root"),
+        ("train", r"pictures has no folder train/"),
+        ("test", r"pictures has neither test/ nor val/"),
+        ("test/bee", r"1 class\(es\) of .*train have no folder in .*test: bee"),
+        ("train/cat", r"1 class\(es\) of .*test have no folder in .*train: cat"),
+    ],
+)
+def test_folder_says_what_is_missing(root, gone, message):
+    remove_all(root / gone)
+    with pytest.raises(data.DataError, match=message):
+        load_folder(root)
+
+
+def test_folder_without_images(root):
+    for path in (root / "test" / "bee").iterdir():
+        path.unlink()
+    with pytest.raises(data.DataError, match=r"test/bee has no images .*\.png"):
+        load_folder(root)
+    remove_all(root / "test")
+    (root / "test").mkdir()
+    with pytest.raises(data.DataError, match=r"test has no images: it should hold one folder"):
+        load_folder(root)
+
+
+def test_folder_needs_a_root():
+    with pytest.raises(data.DataError, match="needs root"):
+        data.load("folder")
+
+
+@pytest.mark.parametrize("bad", [0, -3, 2.0, True])
+def test_folder_image_size(root, bad):
+    with pytest.raises(ValueError, match="image_size must be an integer"):
+        load_folder(root, image_size=bad)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
+def test_folder_names_an_unreadable_image(root, content):
+    broken = root / "train" / "bee" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60] if content == "truncated" else content)
+    with pytest.raises(data.DataError, match=r"can't read the image .*train/bee/1\.png"):
+        load_folder(root)
+
+
+# --- The cache ------------------------------------------------------------------------------
+
+
+def test_second_load_decodes_nothing(root, monkeypatch):
+    expected = load_folder(root).fingerprint
+    monkeypatch.setattr(folder, "_decode", None)
+    assert load_folder(root).fingerprint == expected
+
+
+def test_changed_image_is_read_again(root):
+    before = load_folder(root).fingerprint
+    write_image(root / "train" / "ape" / "0.png", seed=5, size=(9, 9))
+    assert load_folder(root).fingerprint != before
+
+
+@pytest.mark.parametrize("damage", ["pixel", "half", "empty", "foreign"])
+def test_damaged_cache_is_made_again_with_a_warning(root, data_dir, damage):
+    expected = load_folder(root).fingerprint
+    for file in (data_dir / "cache").iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        pieces = {"pixel": content, "half": content[: len(content) // 2], "empty": b""}
+        file.write_bytes(pieces.get(damage, b"something else altogether"))
+    with pytest.warns(UserWarning, match="is damaged .* making it again"):
+        assert load_folder(root).fingerprint == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_folder(root).fingerprint == expected
+
+
+def test_no_temporary_files_are_left(root, data_dir):
+    load_folder(root)
+    assert {file.suffix for file in (data_dir / "cache").iterdir()} == {".safetensors"}
+
+
+def test_data_folder_that_cannot_be_written_only_warns(root, data_dir):
+    data_dir.write_text("a file where a folder should be")
+    with pytest.warns(UserWarning, match="can't keep data in"):
+        assert len(load_folder(root).train) == 9
+
+
+# --- CIFAR ----------------------------------------------------------------------------------
+
+
+def fake_archive(place, monkeypatch, source, key):
+    """Files in the layout of the published archive, with their checksums told to torchvision."""
+    directory = place / source.base_folder
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def write(name, content):
+        payload = pickle.dumps(content)
+        (directory / name).write_bytes(payload)
+        return [name, hashlib.md5(payload).hexdigest()]
+
+    def batch(n):
+        pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+        return {"data": pixels, key: [i % 4 for i in range(n)]}
+
+    train, test = [batch(12), batch(12)], batch(8)
+    names = write("meta-file", {"names": ["ape", "bee", "cat", "dog"]})
+    monkeypatch.setattr(source, "train_list", [write(f"b{i}", b) for i, b in enumerate(train)])
+    monkeypatch.setattr(source, "test_list", [write("test", test)])
+    meta = {"filename": names[0], "key": "names", "md5": names[1]}
+    monkeypatch.setattr(source, "meta", meta)
+    return np.concatenate([b["data"] for b in train]).reshape(-1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "key"),
+    [
+        ("cifar10", torchvision.datasets.CIFAR10, "labels"),
+        ("cifar100", torchvision.datasets.CIFAR100, "fine_labels"),
+    ],
+)
+def test_cifar_from_an_archive_on_disk(data_dir, monkeypatch, name, source, key):
+    pixels = fake_archive(data_dir / name, monkeypatch, source, key)
+    dataset = data.load(name, n_train=8)
+    assert dataset.classes == ("ape", "bee", "cat", "dog")
+    assert (len(dataset.train), len(dataset.test)) == (8, 8)
+    assert np.array_equal(dataset.train.images.numpy(), pixels[dataset.train.ids])
+    assert torch.equal(dataset.train.labels, dataset.train.ids % 4)
+    with pytest.raises(ValueError, match="there are only 24"):
+        data.load(name, n_train=25)
+
+
+def test_cifar_without_a_network_says_what_to_do(data_dir, monkeypatch):
+    def no_network(*_arguments, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", no_network)
+    with pytest.raises(data.DataUnavailableError) as raised:
+        data.load("cifar10")
+    message = str(raised.value)
+    assert str(data_dir / "cifar10") in message
+    for part in ("cifar-10-python.tar.gz", "no route to host", "dataset='folder'", "shapes10"):
+        assert part in message
+    assert isinstance(raised.value, ValueError)
+
+
+def test_cifar_tampered_file_is_never_unpickled(data_dir, monkeypatch):
+    source = torchvision.datasets.CIFAR10
+    fake_archive(data_dir / "cifar10", monkeypatch, source, "labels")
+    (data_dir / "cifar10" / source.base_folder / "b1").write_bytes(b"cos\nsystem\n")
+    monkeypatch.setattr(
+        torchvision.datasets.cifar, "download_and_extract_archive", lambda *a, **k: None
+    )
+    with pytest.raises(data.DataUnavailableError, match="not found or corrupted"):
+        data.load("cifar10")
