@@ -361,4 +361,9 @@ def _declarations(source: str, where: str) -> dict[str, Declared]:
         if name in found:
             raise ValueError(f"{fault}{name!r} is declared twice.")
         found[name] = Declared(ast.unparse(statement.annotation), default, comment)
+    if list(found) == ["run"] and "\n" not in source.strip():
+        raise ValueError(
+            f"{where}: IPython takes a cell of the single line 'run: ...' for its command %run; "
+            "put a comment line above it."
+        )
     return found

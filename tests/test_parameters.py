@@ -166,6 +166,7 @@ def test_declarations_are_read(tmp_path: Path) -> None:
         (["b: int = 2 * a  # derived"], "must be a literal"),
         (["a: int = 1  # x\na: int = 2  # x"], "declared twice"),
         (["a: int ="], "not Python"),
+        (["run: str = 'study'  # name"], "%run"),
     ],
 )
 def test_other_content_of_the_cell_is_refused(
