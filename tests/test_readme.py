@@ -1,0 +1,96 @@
+"""The commands in the README exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from robustlib.parameters import declared
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", (ROOT / "README.md").read_text(),
+                    re.MULTILINE | re.DOTALL)  # fmt: skip
+COMMANDS = [
+    shlex.split(line.removeprefix("$ "), comments=True)
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.split("#")[0].strip()
+]
+
+
+def commands(word: str) -> list[list[str]]:
+    """The commands that contain `word` or a path ending in it, from that word on."""
+    found = []
+    for command in COMMANDS:
+        for position, part in enumerate(command):
+            if Path(part).name == word:
+                found.append(command[position + 1 :])
+                break
+    return found
+
+
+def given_parameters(arguments: list[str]) -> list[str]:
+    flags = ("-p", "-r", "--parameters", "--parameters_raw")
+    return [arguments[i + 1] for i, part in enumerate(arguments) if part in flags]
+
+
+def test_the_readme_gives_the_two_commands() -> None:
+    targets = [target for arguments in commands("make") for target in arguments[:1]]
+    assert "study" in targets
+
+
+@pytest.mark.parametrize("arguments", commands("make"), ids=" ".join)
+def test_make_targets_exist(arguments: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for argument in arguments:
+        if "=" in argument:
+            assert argument.partition("=")[0] in ("ARGS", "PYTHON")
+        else:
+            assert re.search(rf"^{re.escape(argument)}:", makefile, re.MULTILINE), argument
+
+
+@pytest.mark.parametrize("arguments", commands("papermill"), ids=" ".join)
+def test_papermill_commands_name_notebooks_and_parameters(arguments: list[str]) -> None:
+    notebook = ROOT / arguments[0]
+    assert notebook.is_file()
+    names = declared(notebook)
+    assert set(given_parameters(arguments)) <= set(names)
+    for flag, value in pairwise(arguments):
+        if flag in ("-f", "--parameters_file"):
+            assert (ROOT / value).is_file()
+
+
+STUDY = [
+    arguments
+    for arguments in [
+        *commands("robustlib.study"),
+        *(
+            shlex.split(a.removeprefix("ARGS="))
+            for m in commands("make")
+            for a in m
+            if "ARGS=" in a
+        ),
+    ]
+    if "-p" in arguments
+]
+
+
+@pytest.mark.parametrize("arguments", STUDY, ids=" ".join)
+def test_study_commands_name_parameters(arguments: list[str]) -> None:
+    names = {name for path in (ROOT / "notebooks").glob("*.ipynb") for name in declared(path)}
+    assert set(given_parameters(arguments)) <= names
+
+
+@pytest.mark.parametrize(
+    "target",
+    sorted(
+        set(re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", (ROOT / "README.md").read_text()))
+    ),
+)
+def test_relative_links_exist(target: str) -> None:
+    if not target.startswith("reports/"):
+        assert (ROOT / target).exists()
