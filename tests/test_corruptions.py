@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustlib.checks import UnknownNameError
 from robustlib.corruptions import augment, corrupt, families, info, names
-from robustlib.corruptions.blur import disc_kernel
+from robustlib.corruptions.blur import disc_kernel, glass_blur
 from robustlib.corruptions.digital import jpeg_compression, pixelate, quantization
 from robustlib.corruptions.filters import (
     border_index,
@@ -22,7 +22,7 @@ from robustlib.corruptions.filters import (
 from robustlib.corruptions.light import brightness, contrast, saturate
 from robustlib.corruptions.noise import poisson
 from robustlib.corruptions.occlusion import border
-from robustlib.corruptions.weather import plasma
+from robustlib.corruptions.weather import _distance, _edges, _equalise, frost_picture, plasma
 from robustlib.randomness import Stream
 
 ALL = names()
@@ -37,8 +37,11 @@ GOLDEN_MEANS = {
     "defocus_blur": 0.4539,
     "motion_blur": 0.4526,
     "zoom_blur": 0.4475,
+    "glass_blur": 0.4539,
     "fog": 0.4867,
     "snow": 0.5499,
+    "spatter": 0.4845,
+    "frost": 0.6141,
     "rain": 0.4745,
     "quantization": 0.456,
     "pixelate": 0.4539,
@@ -197,8 +200,14 @@ def test_suites() -> None:
     assert "rotation" in names("laugros")
     assert "contrast" not in names("laugros")
     assert len(set(ALL)) == len(ALL)
-    with pytest.raises(UnknownNameError, match="laugros"):
-        names("laugro")
+    assert set(names("imagenet_c_extra")) == {
+        *("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    }
+    assert len(names("imagenet_c_15")) == 15
+    assert names("imagenet_c") == names("imagenet_c_15") + names("imagenet_c_extra")
+    assert len(set(names("imagenet_c"))) == 19
+    with pytest.raises(UnknownNameError, match="imagenet_c"):
+        names("imagenetc")
 
 
 def test_families_cover_all_names_once() -> None:
@@ -504,6 +513,66 @@ def test_elastic_keeps_flat_and_moves_edges() -> None:
     flat = torch.full((4, 3, 32, 32), 0.7)
     for severity in SEVERITIES:
         torch.testing.assert_close(corrupt(flat, "elastic_transform", severity), flat)
+
+
+def test_glass_blur_swaps_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 20, 24, generator=generator)
+    stream = Stream(0, torch.arange(6), "glass")
+    for d, iterations in ((1, 1), (2, 3)):
+        out = glass_blur(images, stream, 0.05, d, iterations)
+        # A permutation: every colour survives, which duplication wouldn't give.
+        assert torch.equal(out.flatten(2).sort().values, images.flatten(2).sort().values)
+        moved = (out != images).any(1)
+        assert moved.float().mean() > 0.5
+        assert not moved[:, 0].any()
+        assert not moved[:, :, 0].any()
+
+
+def test_frost_pictures() -> None:
+    f = frost_picture(Stream(0, torch.arange(64), "frost"), 32, 32)
+    red, _, blue = f.mean((0, 2, 3))
+    assert 0.45 < red < blue < 0.8
+    assert f.mean((1, 2, 3)).std() > 0.1
+    assert f.std((2, 3)).mean() > 0.05
+
+
+def test_spatter_water_lightens_and_mud_hides() -> None:
+    images = picture(8)
+    for severity in (1, 2, 3):
+        assert (corrupt(images, "spatter", severity) >= images).all()
+    mud = corrupt(images, "spatter", 5)
+    assert mud.mean() < images.mean()
+    brown = torch.tensor([63.0, 42.0, 20.0]).view(1, 3, 1, 1) / 255
+    assert ((mud - brown).abs().amax(1) < 0.01).float().mean() > 0.001
+
+
+def test_distance_by_hand() -> None:
+    edges = torch.zeros(1, 1, 6, 30, dtype=torch.bool)
+    edges[0, 0, 1, 2] = True
+    y, x = torch.meshgrid(torch.arange(6), torch.arange(30), indexing="ij")
+    expected = ((y - 1.0) ** 2 + (x - 2.0) ** 2).sqrt().clamp_max(20)
+    torch.testing.assert_close(_distance(edges)[0, 0], expected)
+    assert (_distance(torch.zeros_like(edges)) == 20).all()
+
+
+def test_equalise_by_hand() -> None:
+    levels = torch.tensor([3.0, 3, 5, 5, 7, 7, 7, 9]).view(1, 1, 2, 4)
+    expected = [0, 0, 85, 85, 212, 212, 212, 255]  # (0, 2, 5, 6) / 6 * 255
+    assert _equalise(levels).flatten().tolist() == expected
+    assert (_equalise(torch.full((1, 1, 2, 2), 20.0)) == 20).all()
+
+
+def test_edges_follow_a_square() -> None:
+    grey = torch.zeros(1, 1, 16, 16)
+    grey[..., 5:11, 5:11] = 200
+    edges = _edges(grey, 50, 150)[0, 0]
+    for axis in (0, 1):
+        hit = edges.any(axis).nonzero()
+        assert (hit.min() in (4, 5), hit.max() in (10, 11)) == (True, True)
+    assert not edges[7:9, 7:9].any()
+    assert not edges[:3].any()
+    assert not _edges(torch.full((1, 1, 8, 8), 90.0), 50, 150).any()
 
 
 def test_jpeg_of_flat_and_smooth_images() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from robustlib.corruptions.filters import (
@@ -123,3 +125,43 @@ def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
     for factor in factors:
         total.add_(images if factor == 1 else clipped_zoom(images, factor))
     return total.div_(len(factors) + 1)
+
+
+@register(
+    family="blur",
+    source=IMAGENET_C,
+    random=True,
+    table=published(
+        "sigma_px max_delta_px iterations",
+        {
+            32: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+            224: ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        },
+    ),
+)
+def glass_blur(
+    images: Tensor, stream: Stream, sigma_px: float, max_delta_px: int, iterations: int
+) -> Tensor:
+    """Frosted glass: blur, swap pixels with near ones, blur again.
+
+    Every pixel of rows and columns d + 1 .. side - d, d = max_delta_px, changes places with
+    one at an offset of -d .. d - 1 on each axis. Here the pixels are truly swapped; the
+    published code overwrites one of the two, and so duplicates pixels. The swaps run on a
+    lattice of spacing 2 d at a time, where they can't meet, instead of from the bottom right.
+    """
+    n, c, h, w = images.shape
+    d = max_delta_px
+    pixels = torch.arange(h * w, device=images.device)
+    source = pixels.repeat(n, 1)
+    places = pixels.view(h, w)[d + 1 : h - d + 1, d + 1 : w - d + 1]
+    for _ in range(iterations):
+        for top, left in itertools.product(range(2 * d), repeat=2):
+            here = places[top :: 2 * d, left :: 2 * d].flatten()
+            dy, dx = stream.integers(-d, d, (2, len(here))).unbind(1)
+            there = here + dy * w + dx
+            moved = source[:, here]
+            source[:, here] = source.gather(1, there)
+            source.scatter_(1, there, moved)
+    blurred = gaussian_filter(images, sigma_px).view(n, c, h * w)
+    shuffled = blurred.gather(2, source[:, None].expand(n, c, h * w)).view(n, c, h, w)
+    return gaussian_filter(shuffled, sigma_px)
