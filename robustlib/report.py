@@ -36,6 +36,8 @@ from traitlets.config import Config
 from robustlib import paths
 
 PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
+FACTS = ("date", "commit", "processor", "memory", "gpu", "system", "python", "packages")
+"""What `provenance` can tell, in the order of the index (files keep it sorted by name)."""
 
 
 # --- What is known about a run -----------------------------------------------------------------
@@ -378,7 +380,7 @@ def _index(
         f"<h1>Run {html.escape(name)}</h1><p>{summary}.</p>"
         "<table><thead><tr><th>Notebook</th><th>Status</th><th>Wall time</th><th>Executed file"
         f"</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<h2>Provenance</h2>{_facts(latest)}"
+        f"<h2>Provenance</h2>{_facts({key: latest[key] for key in FACTS if key in latest})}"
         f"<h2>Parameters</h2>{''.join(map(_parameters, titles, outcomes))}"
         f'<p class="stamp">Pages built {time.strftime("%Y-%m-%d %H:%M")}.</p>'
     )
@@ -445,7 +447,7 @@ pre code { background: none; padding: 0; font-size: inherit; }
 .fault, .bad { color: var(--bad); }
 .good { color: var(--good); }
 img, svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%;
+table { border: 0; border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%;
   font-size: .9rem; margin: .8rem 0; }
 th, td { padding: .3rem .8rem; text-align: right; border: 0; }
 thead tr { border-bottom: 2px solid var(--line); }
@@ -454,7 +456,8 @@ tbody tr:nth-child(odd) { background: var(--shade); }
 .facts th, .facts td { text-align: left; }
 main > table td.number { text-align: right; white-space: nowrap; }
 .facts th { font-weight: 600; vertical-align: top; white-space: nowrap; }
-math { font-size: 1.06em; }
+math { font-size: 1.06em; font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math",
+  "Libertinus Math", "Noto Sans Math", math; }
 math[display="block"] { margin: 1rem 0; overflow-x: auto; overflow-y: hidden; }
 mtd[columnalign="left"] { text-align: left; }
 mtd[columnalign="right"] { text-align: right; }
