@@ -259,6 +259,12 @@ def test_folder_names_an_unreadable_image(root, content):
         load_folder(root)
 
 
+def test_folder_names_a_broken_link(root):
+    (root / "test" / "cat" / "gone.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(data.DataError, match=r"can't read the image .*test/cat/gone\.png"):
+        load_folder(root)
+
+
 # --- The cache ------------------------------------------------------------------------------
 
 

@@ -132,7 +132,7 @@ def test_shapes_have_similar_areas_and_stay_inside():
         assert not inside[:, np.hypot(u[0], v[0]) > 1.3].any()
 
 
-@pytest.mark.parametrize("name", ["disk", "ring", "square", "triangle", "star", "cross"])
+@pytest.mark.parametrize("name", shapes10.CLASSES)
 def test_distances_are_signed_distances(name):
     """Near the outline, the distance grows by one unit for each unit of length."""
     line = np.linspace(-1.4, 1.4, 281, dtype=np.float32)
@@ -141,7 +141,7 @@ def test_distances_are_signed_distances(name):
     steepness = np.hypot(*np.gradient(distance, line[1] - line[0]))
     near = np.abs(distance) < 0.05
     assert 0.95 < np.median(steepness[near]) < 1.05
-    assert steepness.max() < 1.1
+    assert np.quantile(steepness, 0.98) < 1.05  # not at kinks, where differences mislead
 
 
 def test_load_is_nested_and_cached(tmp_path, monkeypatch):

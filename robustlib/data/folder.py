@@ -143,7 +143,10 @@ def _load_split(listing: _Listing, ids: np.ndarray, image_size: int) -> Split:
 def _key(listing: _Listing, files: Sequence[Path], ids: np.ndarray, image_size: int) -> str:
     hasher = hashlib.sha256(f"{_FORMAT} {image_size} {listing.classes}".encode())
     for file, index in zip(files, ids, strict=True):
-        stat = os.stat(file)
+        try:
+            stat = os.stat(file)
+        except OSError as error:  # a broken link, say
+            raise _unreadable(file, error) from error
         hasher.update(f"{index} {file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return hasher.hexdigest()[:32]
 
@@ -172,12 +175,14 @@ def _read_image(file: Path, image_size: int) -> np.ndarray:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
     except Exception as error:  # PIL raises many kinds; whichever, the file must be named
-        raise DataError(
-            f"can't read the image {file} ({error}); replace it or remove it."
-        ) from error
+        raise _unreadable(file, error) from error
     if image.size != (image_size, image_size):
         image = _resize_and_crop(image, image_size)
     return np.asarray(image)
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"can't read the image {file} ({error}); replace it or remove it.")
 
 
 def _resize_and_crop(image: Image.Image, image_size: int) -> Image.Image:
