@@ -23,7 +23,6 @@ from torch import Tensor
 _MULTIPLIER_1 = 0x7FEB352D
 _MULTIPLIER_2 = 0x846CA68B - 2**32  # as a signed 32-bit number
 _GOLDEN = 0x9E3779B9 - 2**32
-_PI = math.pi
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -118,7 +117,7 @@ class Stream:
         half = (count + 1) // 2
         u = self._unit(2 * half)
         radius = u[:, :half].log().mul_(-2.0 * std * std).sqrt_()
-        angle = u[:, half:].mul(2.0 * _PI)
+        angle = u[:, half:].mul(2.0 * math.pi)
         z = torch.empty_like(u)
         torch.mul(radius, angle.cos(), out=z[:, :half])
         torch.mul(radius, angle.sin_(), out=z[:, half:])

@@ -457,7 +457,7 @@ tbody tr:nth-child(odd) { background: var(--shade); }
 main > table td.number { text-align: right; white-space: nowrap; }
 .facts th { font-weight: 600; vertical-align: top; white-space: nowrap; }
 math { font-size: 1.06em; font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math",
-  "Libertinus Math", "Noto Sans Math", math; }
+  "Libertinus Math", "DejaVu Math TeX Gyre", "Noto Sans Math", math; }
 math[display="block"] { margin: 1rem 0; overflow-x: auto; overflow-y: hidden; }
 mtd[columnalign="left"] { text-align: left; }
 mtd[columnalign="right"] { text-align: right; }

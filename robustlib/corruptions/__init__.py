@@ -99,6 +99,7 @@ def _check_seed(seed: int) -> int:
 def _apply(images: Tensor, name: str, severity: int, seed: int, ids: Tensor) -> Tensor:
     if images.numel() == 0:
         return images.clone()
+    images = images.contiguous()
     corruption = REGISTRY[name]
     parameters = corruption.parameters(min(images.shape[2:]))[severity - 1]
     piece = len(images)
@@ -125,7 +126,7 @@ def corrupt(
     order of the batch. Returns float32 (N, 3, H, W) in [0, 1], without gradient.
 
     An image's pixels depend on (seed, id, name, severity) only, to the bit on one device and
-    to rounding across devices. Severities for other sides than the published 32 and 224: see
+    to rounding across devices. Severities for other sides than the published 32, 64 and 224: see
     `CorruptionInfo.parameters`.
     Raises `UnknownNameError` for an unknown name, `ValueError` for any other bad argument.
     """

@@ -26,7 +26,10 @@ from robustlib.randomness import Stream
     family="blur",
     source=IMAGENET_C,
     random=False,
-    table=published("sigma_px", {32: (0.4, 0.6, 0.7, 0.8, 1.0), 224: (1, 2, 3, 4, 6)}),
+    table=published(
+        "sigma_px",
+        {32: (0.4, 0.6, 0.7, 0.8, 1.0), 64: (0.5, 0.75, 1, 1.25, 1.5), 224: (1, 2, 3, 4, 6)},
+    ),
 )
 def gaussian_blur(images: Tensor, sigma_px: float) -> Tensor:
     """Gaussian kernel of width sigma_px, cut at 4 sigma, edges replicated."""
@@ -41,6 +44,7 @@ def gaussian_blur(images: Tensor, sigma_px: float) -> Tensor:
         "radius_px alias_blur_sigma_px",
         {
             32: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+            64: ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
             224: ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
         },
     ),
@@ -88,6 +92,7 @@ def disc_kernel(radius: float, soft_sigma: float) -> tuple[tuple[float, ...], ..
         "radius_px sigma_px",
         {
             32: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+            64: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
             224: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
         },
     ),
@@ -109,6 +114,7 @@ def _factors(step: float, count: int) -> tuple[float, ...]:
         "factors",
         {
             32: [_factors(0.01, count) for count in (7, 12, 16, 21, 26)],
+            64: [_factors(0.01, count) for count in (7, 12, 16, 21, 26)],
             224: [
                 _factors(0.01, 12),
                 _factors(0.01, 16),
@@ -135,6 +141,7 @@ def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
         "sigma_px max_delta_px iterations",
         {
             32: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+            64: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
             224: ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
         },
     ),
@@ -162,6 +169,6 @@ def glass_blur(
             moved = source[:, here]
             source[:, here] = source.gather(1, there)
             source.scatter_(1, there, moved)
-    blurred = gaussian_filter(images, sigma_px).view(n, c, h * w)
+    blurred = gaussian_filter(images, sigma_px).reshape(n, c, h * w)
     shuffled = blurred.gather(2, source[:, None].expand(n, c, h * w)).view(n, c, h, w)
     return gaussian_filter(shuffled, sigma_px)

@@ -28,7 +28,14 @@ def quantization(images: Tensor, level_count: int) -> Tensor:
     family="digital",
     source=IMAGENET_C,
     random=False,
-    table=published("scale", {32: (0.95, 0.9, 0.85, 0.75, 0.65), 224: (0.6, 0.5, 0.4, 0.3, 0.25)}),
+    table=published(
+        "scale",
+        {
+            32: (0.95, 0.9, 0.85, 0.75, 0.65),
+            64: (0.9, 0.8, 0.7, 0.6, 0.5),
+            224: (0.6, 0.5, 0.4, 0.3, 0.25),
+        },
+    ),
 )
 def pixelate(images: Tensor, scale: float) -> Tensor:
     """Shrink to int(scale side) by a box mean, and enlarge again by repeating pixels.
@@ -85,7 +92,9 @@ _CHROMA_TABLE = (
     family="digital",
     source=IMAGENET_C,
     random=False,
-    table=published("quality", {32: (80, 65, 58, 50, 40), 224: (25, 18, 15, 10, 7)}),
+    table=published(
+        "quality", {32: (80, 65, 58, 50, 40), 64: (65, 58, 50, 40, 25), 224: (25, 18, 15, 10, 7)}
+    ),
 )
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """Store as baseline JPEG of `quality`, 4:2:0, and read back, in 8-bit levels.

@@ -21,7 +21,12 @@ from robustlib.randomness import Stream
     source=IMAGENET_C,
     random=False,
     table=published(
-        "value_shift", {32: (0.05, 0.1, 0.15, 0.2, 0.3), 224: (0.1, 0.2, 0.3, 0.4, 0.5)}
+        "value_shift",
+        {
+            32: (0.05, 0.1, 0.15, 0.2, 0.3),
+            64: (0.1, 0.2, 0.3, 0.4, 0.5),
+            224: (0.1, 0.2, 0.3, 0.4, 0.5),
+        },
     ),
 )
 def brightness(images: Tensor, value_shift: float) -> Tensor:
@@ -38,7 +43,14 @@ def brightness(images: Tensor, value_shift: float) -> Tensor:
     family="light",
     source=IMAGENET_C,
     random=False,
-    table=published("factor", {32: (0.75, 0.5, 0.4, 0.3, 0.15), 224: (0.4, 0.3, 0.2, 0.1, 0.05)}),
+    table=published(
+        "factor",
+        {
+            32: (0.75, 0.5, 0.4, 0.3, 0.15),
+            64: (0.4, 0.3, 0.2, 0.1, 0.05),
+            224: (0.4, 0.3, 0.2, 0.1, 0.05),
+        },
+    ),
 )
 def contrast(images: Tensor, factor: float) -> Tensor:
     """(x - m) factor + m, m the mean of each channel over the image."""
@@ -54,6 +66,7 @@ def contrast(images: Tensor, factor: float) -> Tensor:
         "saturation_factor saturation_shift",
         {
             32: ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+            64: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
             224: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
         },
     ),

@@ -17,7 +17,12 @@ _SMALL_RATE_LIMIT = 40
     source=IMAGENET_C,
     random=True,
     table=published(
-        "sigma", {32: (0.04, 0.06, 0.08, 0.09, 0.1), 224: (0.08, 0.12, 0.18, 0.26, 0.38)}
+        "sigma",
+        {
+            32: (0.04, 0.06, 0.08, 0.09, 0.1),
+            64: (0.04, 0.08, 0.12, 0.15, 0.18),
+            224: (0.08, 0.12, 0.18, 0.26, 0.38),
+        },
     ),
 )
 def gaussian_noise(images: Tensor, stream: Stream, sigma: float) -> Tensor:
@@ -29,7 +34,10 @@ def gaussian_noise(images: Tensor, stream: Stream, sigma: float) -> Tensor:
     family="noise",
     source=IMAGENET_C,
     random=True,
-    table=published("photons", {32: (500, 250, 100, 75, 50), 224: (60, 25, 12, 5, 3)}),
+    table=published(
+        "photons",
+        {32: (500, 250, 100, 75, 50), 64: (250, 100, 50, 30, 15), 224: (60, 25, 12, 5, 3)},
+    ),
 )
 def shot_noise(images: Tensor, stream: Stream, photons: float) -> Tensor:
     """Poisson(photons x) / photons for each channel value: the noise of counting photons."""
@@ -41,7 +49,12 @@ def shot_noise(images: Tensor, stream: Stream, photons: float) -> Tensor:
     source=IMAGENET_C,
     random=True,
     table=published(
-        "amount", {32: (0.01, 0.02, 0.03, 0.05, 0.07), 224: (0.03, 0.06, 0.09, 0.17, 0.27)}
+        "amount",
+        {
+            32: (0.01, 0.02, 0.03, 0.05, 0.07),
+            64: (0.01, 0.02, 0.05, 0.08, 0.14),
+            224: (0.03, 0.06, 0.09, 0.17, 0.27),
+        },
     ),
 )
 def impulse_noise(images: Tensor, stream: Stream, amount: float) -> Tensor:
@@ -54,7 +67,14 @@ def impulse_noise(images: Tensor, stream: Stream, amount: float) -> Tensor:
     family="noise",
     source=IMAGENET_C,
     random=True,
-    table=published("sigma", {32: (0.06, 0.1, 0.12, 0.16, 0.2), 224: (0.15, 0.2, 0.35, 0.45, 0.6)}),
+    table=published(
+        "sigma",
+        {
+            32: (0.06, 0.1, 0.12, 0.16, 0.2),
+            64: (0.15, 0.2, 0.25, 0.3, 0.35),
+            224: (0.15, 0.2, 0.35, 0.45, 0.6),
+        },
+    ),
 )
 def speckle_noise(images: Tensor, stream: Stream, sigma: float) -> Tensor:
     """x + x sigma z, z standard normal for each channel value."""

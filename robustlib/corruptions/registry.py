@@ -13,6 +13,7 @@ from robustlib.checks import check_name
 
 FAMILIES = ("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
 
+# Its severities are published for 32 (CIFAR-10-C), 64 (Tiny ImageNet-C) and 224 pixels.
 IMAGENET_C = "Hendrycks and Dietterich 2019, arXiv 1903.12261 (ImageNet-C)"
 OVERLAP = "Laugros, Caplier and Ospici 2021, arXiv 2105.12357 (overlapping score)"
 

@@ -1,0 +1,30 @@
+"""Shared fixtures: a tiny learnable data set and a store in a temporary folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlib.data import Dataset, Split
+from robustlib.store import Store
+
+
+def tiny_split(count: int, seed: int) -> Split:
+    """Noisy 16 px images of three classes, told apart by their brightest channel."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 150, (count, 3, 16, 16), generator=generator)
+    images[torch.arange(count), labels] += 100
+    return Split(images.to(torch.uint8), labels, torch.arange(count))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    return Dataset.build("tiny", ("red", "green", "blue"), tiny_split(96, 1), tiny_split(60, 2))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")

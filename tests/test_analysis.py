@@ -1,0 +1,224 @@
+"""Metrics, overlapping score and intervals against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustlib import metrics, overlap, statistics
+from robustlib.checks import UnknownNameError
+
+# Clean accuracies of 0.8, so that R = A / 0.8.
+ACCURACY = pd.DataFrame(
+    {
+        "clean": [0.80, 0.80, 0.80, 0.80],
+        "noise": [0.40, 0.64, 0.56, 0.40],
+        "blur": [0.48, 0.52, 0.64, 0.44],
+        "fog": [0.56, 0.52, 0.60, 0.72],
+    },
+    index=["standard", "noise", "blur", "fog"],
+)
+
+
+def test_overlapping_scores_by_hand() -> None:
+    """noise-blur: 1/2 (0.04 / 0.16 + 0.16 / 0.24) = 0.458333; noise-fog: below zero, so 0."""
+    scores = overlap.overlapping_scores(ACCURACY)
+    assert scores.loc["noise", "blur"] == pytest.approx(0.5 * (0.25 + 2 / 3))
+    assert scores.loc["noise", "fog"] == 0
+    assert scores.loc["blur", "fog"] == pytest.approx(max(0, 0.5 * (0.04 / 0.16 - 0.04 / 0.16)))
+    pd.testing.assert_frame_equal(scores, scores.T)
+    assert np.diag(scores).tolist() == [1, 1, 1]
+
+
+def test_directed_halves_by_hand() -> None:
+    halves = overlap.directed_overlaps(ACCURACY)
+    assert halves.loc["noise", "blur"] == pytest.approx(0.04 / 0.16)
+    assert halves.loc["blur", "noise"] == pytest.approx(0.16 / 0.24)
+    assert halves.loc["noise", "fog"] == pytest.approx(-0.04 / 0.16)
+    assert overlap.own_gains(ACCURACY)["noise"] == pytest.approx(0.24 / 0.8)
+
+
+def test_ratio_and_raw_differ_when_clean_accuracies_do() -> None:
+    accuracy = ACCURACY.copy()
+    accuracy.loc["noise", "clean"] = 0.64
+    ratio = overlap.overlapping_scores(accuracy, normalise="ratio")
+    raw = overlap.overlapping_scores(accuracy, normalise="raw")
+    assert raw.loc["noise", "blur"] == pytest.approx(0.458333, abs=1e-6)
+    # R_noise(noise) = 1, R_noise(blur) = 0.8125, R_s = 0.5 and 0.6, R_blur = 0.7 and 0.8
+    assert ratio.loc["noise", "blur"] == pytest.approx(0.5 * (0.2125 / 0.2 + 0.2 / 0.5))
+
+
+def test_rows_and_columns_may_come_in_any_order() -> None:
+    shuffled = ACCURACY.loc[["fog", "standard", "blur", "noise"], ["fog", "clean", "noise", "blur"]]
+    expected = overlap.overlapping_scores(ACCURACY)
+    found = overlap.overlapping_scores(shuffled)
+    assert list(found) == ["fog", "noise", "blur"]
+    pd.testing.assert_frame_equal(found, expected.loc[list(found), list(found)])
+
+
+def test_a_corruption_without_own_gain_has_no_score() -> None:
+    accuracy = ACCURACY.copy()
+    accuracy.loc["fog", "fog"] = 0.56
+    scores = overlap.overlapping_scores(accuracy)
+    assert scores["fog"].isna().all()
+    assert scores.loc["fog"].isna().all()
+    assert scores.loc["noise", "blur"] == pytest.approx(0.458333, abs=1e-6)
+    tiny = accuracy.copy()
+    tiny.loc["fog", "fog"] = 0.5601
+    assert overlap.overlapping_scores(tiny)["fog"].isna().all()
+    assert overlap.overlapping_scores(tiny, min_gain=0).loc["fog", "fog"] == 1
+
+
+def test_nothing_bounds_the_score_above() -> None:
+    accuracy = ACCURACY.copy()
+    accuracy.loc["blur", "noise"] = 0.8
+    accuracy.loc["noise", "noise"] = 0.44
+    assert overlap.overlapping_scores(accuracy).loc["noise", "blur"] > 4
+
+
+@given(st.integers(0, 10_000), st.sampled_from(overlap.NORMALISATIONS))
+def test_scores_are_symmetric_non_negative_and_one_on_the_diagonal(seed: int, kind: str) -> None:
+    values = np.random.default_rng(seed).uniform(0.05, 1, (5, 5))
+    names = list("abcd")
+    frame = pd.DataFrame(values, index=["standard", *names], columns=["clean", *names])
+    scores = overlap.overlapping_scores(frame, kind).to_numpy()
+    np.testing.assert_array_equal(scores, scores.T)
+    defined = ~np.isnan(scores)
+    assert (scores[defined] >= 0).all()
+    diagonal = np.diag(scores)
+    np.testing.assert_allclose(diagonal[~np.isnan(diagonal)], 1)
+
+
+def test_bootstrap_draws_centre_on_the_score_and_shrink_with_n() -> None:
+    rng = np.random.default_rng(0)
+    values = ACCURACY.to_numpy()
+
+    def width(images: int) -> float:
+        correct = (rng.random((4, 4, images)) < values[..., None]).astype(float)
+        draws = overlap.overlap_draws(correct, resamples=300, seed=1)
+        low, high = statistics.percentile_interval(draws)
+        frame = pd.DataFrame(correct.mean(-1), index=ACCURACY.index, columns=ACCURACY.columns)
+        score = overlap.overlapping_scores(frame).to_numpy()
+        assert low[0, 1] < score[0, 1] < high[0, 1]
+        np.testing.assert_allclose(draws[:, 0, 0], 1)
+        return high[0, 1] - low[0, 1]
+
+    assert width(8000) < 0.6 * width(1000)
+
+
+def test_bootstrap_draws_equal_a_plain_loop() -> None:
+    rng = np.random.default_rng(3)
+    right = np.array([[0.9, 0.3, 0.3], [0.9, 0.9, 0.5], [0.9, 0.6, 0.8]])
+    correct = (rng.random((3, 3, 50)) < right[..., None]).astype(float)
+    draws = overlap.overlap_draws(correct, "raw", resamples=4, seed=9)
+    counts = np.random.default_rng(9).multinomial(50, np.full(50, 1 / 50), size=4)
+    for draw, count in zip(draws, counts, strict=True):
+        accuracy = np.repeat(correct, count, axis=2).mean(2)
+        half = (accuracy[1, 2] - accuracy[0, 2]) / (accuracy[2, 2] - accuracy[0, 2])
+        other = (accuracy[2, 1] - accuracy[0, 1]) / (accuracy[1, 1] - accuracy[0, 1])
+        assert draw[0, 1] == pytest.approx(max(0, (half + other) / 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.drop(index="standard"), "standard"),
+        (lambda a: a.drop(columns="clean"), "clean"),
+        (lambda a: a.drop(columns="fog"), "one row for each model"),
+        (lambda a: a * 100, r"divide percentages by 100"),
+        (lambda a: a.where(a < 0.8), "without NaN"),
+        (lambda a: a.assign(clean=0.0), "clean accuracy above zero"),
+    ],
+)
+def test_bad_accuracies_are_refused(change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        overlap.overlapping_scores(change(ACCURACY))
+
+
+def test_unknown_normalisation() -> None:
+    with pytest.raises(UnknownNameError, match="'ratio'"):
+        overlap.overlapping_scores(ACCURACY, "ratios")
+
+
+def tidy() -> pd.DataFrame:
+    """Two recipes; fog at severities 1 and 2; two seeds for the second recipe."""
+    rows = [
+        ("standard", 0, "clean", "clean", 0, 0.9),
+        ("standard", 0, "fog", "weather", 1, 0.7),
+        ("standard", 0, "fog", "weather", 2, 0.5),
+        ("standard", 0, "pgd", "adversarial", 0, 0.1),
+        ("other", 0, "clean", "clean", 0, 0.8),
+        ("other", 0, "fog", "weather", 1, 0.8),
+        ("other", 0, "fog", "weather", 2, 0.6),
+        ("other", 1, "clean", "clean", 0, 0.8),
+        ("other", 1, "fog", "weather", 1, 0.9),
+        ("other", 1, "fog", "weather", 2, 0.7),
+        ("other", 0, "pgd", "adversarial", 0, 0.4),
+        ("other", 1, "pgd", "adversarial", 0, 0.2),
+    ]
+    columns = ["recipe", "training_seed", "perturbation", "family", "severity", "accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_accuracy_matrix_and_robustness_score_by_hand() -> None:
+    accuracy = metrics.accuracy_matrix(tidy())
+    assert list(accuracy.index) == ["standard", "other"]
+    assert list(accuracy) == ["clean", "fog", "pgd"]
+    assert accuracy.loc["standard", "fog"] == pytest.approx(0.6)
+    assert accuracy.loc["other"].tolist() == pytest.approx([0.8, 0.75, 0.3])
+    scores = metrics.robustness_scores(accuracy)
+    assert scores.loc["other", "fog"] == pytest.approx(0.75 / 0.8)
+    assert "clean" not in scores
+
+
+def test_corruption_errors_by_hand() -> None:
+    errors = metrics.corruption_errors(tidy())
+    assert list(errors) == ["fog"]
+    assert errors.loc["standard", "fog"] == pytest.approx(100)
+    assert errors.loc["other", "fog"] == pytest.approx(100 * 0.25 / 0.4)
+    relative = metrics.corruption_errors(tidy(), relative=True)
+    assert relative.loc["other", "fog"] == pytest.approx(100 * (0.25 - 0.2) / (0.4 - 0.1))
+
+
+def test_mce_is_the_mean_over_corruptions() -> None:
+    errors = pd.DataFrame({"fog": [100.0, 60.0], "snow": [100.0, 80.0]}, index=["standard", "x"])
+    assert metrics.mce(errors).tolist() == [100, 70]
+    assert metrics.mce(errors, ["snow"]).tolist() == [100, 80]
+
+
+def test_metrics_refuse_what_they_cannot_use() -> None:
+    with pytest.raises(UnknownNameError, match="standard"):
+        metrics.corruption_errors(tidy(), reference="standart")
+    with pytest.raises(ValueError, match="clean"):
+        metrics.robustness_scores(metrics.accuracy_matrix(tidy()).drop(columns="clean"))
+    with pytest.raises(ValueError, match="above zero"):
+        metrics.robustness_scores(metrics.accuracy_matrix(tidy()).assign(clean=0.0))
+
+
+def test_wilson_interval_matches_published_values() -> None:
+    """Newcombe 1998, table 1: 81/263 and 0/20, 95 %, without continuity correction."""
+    low, high = statistics.wilson_interval(np.array([81 / 263, 0.0]), np.array([263, 20]))
+    np.testing.assert_allclose(low, [0.2553, 0.0], atol=5e-5)
+    np.testing.assert_allclose(high, [0.3662, 0.1611], atol=5e-5)
+
+
+def test_paired_difference_uses_the_pairing() -> None:
+    first = np.array([1, 1, 0, 1, 0, 1.0])
+    centre, low, high = statistics.paired_difference_interval(first, first)
+    assert (centre, low, high) == (0, 0, 0)
+    second = np.array([1, 0, 0, 1, 0, 0.0])
+    centre, low, high = statistics.paired_difference_interval(first, second)
+    deviation = np.std(first - second, ddof=1) / 6**0.5
+    assert centre == pytest.approx(1 / 3)
+    assert high - low == pytest.approx(2 * 1.959964 * deviation)
+    with pytest.raises(ValueError, match="equal length"):
+        statistics.paired_difference_interval(first, second[:-1])
+
+
+def test_percentile_interval_of_known_draws() -> None:
+    low, high = statistics.percentile_interval(np.arange(101.0), confidence=0.9)
+    assert (low, high) == (pytest.approx(5), pytest.approx(95))
+    assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan]))).all()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from robustlib import evaluation
+from robustlib.corruptions import corrupt
+from robustlib.data import Dataset, Split
+from robustlib.evaluation import COLUMNS, evaluate
+from robustlib.perturbations import Attack, Clean, Corruption, corruption_grid
+from robustlib.recipes import Mixup, Standard
+from robustlib.store import Store
+from robustlib.training import Budget, TrainedModel, train
+
+CELLS = [Corruption("gaussian_noise", 3), Corruption("contrast", 5), Attack("fgsm", 0.02)]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[TrainedModel]:
+    return train(
+        [Standard(), Mixup()],
+        tiny,
+        architecture="small_resnet",
+        budget=Budget(epochs=2, batch_size=16),
+        seeds=[0],
+        store=Store(tmp_path_factory.mktemp("models")),
+        device="cpu",
+        progress=False,
+    )
+
+
+def test_the_table_is_tidy_and_agrees_with_direct_computation(tiny, trained, store) -> None:
+    result = evaluate(trained, tiny.test, CELLS, store=store, progress=False, batch_size=7)
+    assert tuple(result.table.columns) == COLUMNS
+    assert len(result.table) == 2 * 4
+    assert result.correct.shape == (8, 60)
+    np.testing.assert_allclose(result.table["accuracy"], result.correct.mean(1))
+    noisy = corrupt(tiny.test.float_images(), "gaussian_noise", 3, 0, tiny.test.ids)
+    expected = trained[1].model(noisy).argmax(1).eq(tiny.test.labels)
+    row = result.table.query("recipe == 'mixup' and perturbation == 'gaussian_noise'").index[0]
+    assert (result.correct[row] == expected.numpy()).mean() > 0.98
+    assert result.table.loc[row, ["family", "severity", "n"]].tolist() == ["noise", 3, 60]
+
+
+def test_attacked_images_are_right_only_if_clean_ones_are(tiny, trained, store) -> None:
+    result = evaluate(trained, tiny.test, CELLS, store=store, progress=False)
+    clean, attacked = (
+        result.per_image(["standard", "mixup"], [name])[:, 0] for name in ("clean", "fgsm")
+    )
+    assert (attacked <= clean).all()
+    assert result.table.query("family == 'adversarial'")["eps"].eq(0.02).all()
+
+
+def test_a_second_evaluation_computes_nothing(tiny, trained, store, monkeypatch) -> None:
+    first = evaluate(trained, tiny.test, CELLS, store=store, progress=False)
+    assert first.computed == 8
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("predicted again although it was stored")
+
+    monkeypatch.setattr(evaluation, "predict", refuse)
+    second = evaluate(trained, tiny.test, CELLS, store=store, progress=False)
+    assert second.computed == 0
+    assert second.table.equals(first.table)
+    np.testing.assert_array_equal(second.correct, first.correct)
+
+
+def test_corrupted_images_are_made_once_for_all_models(tiny, trained, store, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        Corruption, "apply", lambda self, images, *_: calls.append(self.name) or images
+    )
+    evaluate(trained, tiny.test, CELLS[:2], store=store, progress=False)
+    assert calls == ["gaussian_noise", "contrast"]
+
+
+def test_results_keep_their_image_when_the_test_set_shrinks(tiny, trained, store) -> None:
+    part = slice(10, 40)
+    smaller = Split(tiny.test.images[part], tiny.test.labels[part], tiny.test.ids[part])
+    whole = evaluate(trained, tiny.test, CELLS[:1], store=store, progress=False)
+    some = evaluate(trained, smaller, CELLS[:1], store=store, progress=False)
+    assert some.computed == 4
+    assert (whole.correct[:, part] == some.correct).mean() > 0.98
+
+
+def test_per_image_averages_severities_and_refuses_what_is_missing(tiny, trained, store) -> None:
+    grid = corruption_grid(["contrast"], [1, 5])
+    result = evaluate(trained, tiny.test, grid, store=store, progress=False)
+    values = result.per_image(["standard"], ["clean", "contrast"])
+    rows = result.table.query("recipe == 'standard' and perturbation == 'contrast'").index
+    np.testing.assert_allclose(values[0, 1], result.correct[rows].mean(0))
+    with pytest.raises(ValueError, match="fog"):
+        result.per_image(["standard"], ["fog"])
+
+
+def test_bad_arguments(tiny, trained, store) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate([], tiny.test, [], store=store)
+    with pytest.raises(ValueError, match="'fog'"):
+        Corruption("fogg", 3)
+    with pytest.raises(ValueError, match="1 to 5"):
+        Corruption("fog", 0)
+    with pytest.raises(ValueError, match="needs the model"):
+        Attack("fgsm", 0.1).apply(torch.rand(1, 3, 4, 4), torch.tensor([0]), None, None, 0)
+    images = torch.rand(1, 3, 4, 4)
+    assert Clean().apply(images, None, None, None, 0) is images

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from robustlib import models
+from robustlib.checks import UnknownNameError
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [("small_resnet", 16), ("small_resnet", 33), ("small_resnet", 128), ("resnet18", 32)],
+)
+def test_models_map_images_to_logits(architecture: str, size: int) -> None:
+    model = models.build(architecture, classes=7, image_size=size, seed=0)
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+def test_resnets_keep_the_resolution_of_small_images_only() -> None:
+    small = models.build("resnet50", classes=2, image_size=32, seed=0)
+    large = models.build("resnet50", classes=2, image_size=224, seed=0)
+    assert small[1].conv1.stride == (1, 1)
+    assert large[1].conv1.stride == (2, 2)
+
+
+def test_weights_depend_on_the_seed_and_nothing_else() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        model = models.build("small_resnet", classes=3, image_size=32, seed=seed)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    torch.manual_seed(5)
+    first = weights(1)
+    state = torch.get_rng_state()
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_normalisation_is_inside() -> None:
+    model = models.build("small_resnet", classes=3, image_size=32, seed=0)
+    assert torch.equal(model[0](torch.tensor([0.0, 0.5, 1.0])), torch.tensor([-2.0, 0.0, 2.0]))
+
+
+def test_parameter_count_of_a_linear_layer() -> None:
+    assert models.parameter_count(torch.nn.Linear(4, 3)) == 15
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        models.build("resnet81", classes=3, image_size=32, seed=0)
+    with pytest.raises(ValueError, match="2 classes"):
+        models.build("small_resnet", classes=1, image_size=32, seed=0)

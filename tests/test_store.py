@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlib.store import DamagedArtifactWarning, Store, StoreError, code_digest, digest_of
+
+KEY = {"recipe": "standard", "seed": 0}
+
+
+def make() -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    return {"weights": torch.arange(6.0).view(2, 3)}, {"history": [1.5, 0.25]}
+
+
+def refuse() -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    raise AssertionError("made again although it was stored")
+
+
+def test_a_second_request_comes_from_the_store(store: Store) -> None:
+    first = store.get_or_make("models", KEY, make)
+    second = store.get_or_make("models", dict(reversed(KEY.items())), refuse)
+    assert not first.from_store
+    assert second.from_store
+    assert torch.equal(second.tensors["weights"], torch.arange(6.0).view(2, 3))
+    assert second.record == {"history": [1.5, 0.25]}
+
+
+def test_another_key_or_kind_is_another_artifact(store: Store) -> None:
+    store.get_or_make("models", KEY, make)
+    assert store.find("models", KEY | {"seed": 1}) is None
+    assert store.find("evaluations", KEY) is None
+
+
+def flip_a_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: flip_a_byte(path, -1),
+        lambda path: flip_a_byte(path, 3),
+        lambda path: path.write_bytes(path.read_bytes()[:-8]),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["a value", "the header", "cut short", "empty"],
+)
+def test_a_damaged_artifact_is_built_again_with_a_warning(store: Store, damage) -> None:
+    digest = store.get_or_make("models", KEY, make).digest
+    damage(store.path("models", digest))
+    with pytest.warns(DamagedArtifactWarning, match=digest):
+        again = store.get_or_make("models", KEY, make)
+    assert not again.from_store
+    assert store.get_or_make("models", KEY, refuse).from_store
+
+
+def test_an_interrupted_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_make("models", KEY, make)
+    assert list((store.root / "models").iterdir()) == []
+
+
+def test_an_unwritable_store_is_refused(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    with pytest.raises(StoreError, match="ROBUSTLIB_STORE"):
+        Store(blocker / "store")
+
+
+def _write_many(root: str, worker: int) -> None:
+    store = Store(root)
+    for index in range(20):
+        store.put(
+            "models", {"index": index}, {"x": torch.full((1000,), float(index))}, {"w": worker}
+        )
+
+
+def test_two_processes_share_a_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write_many, args=(str(tmp_path), w)) for w in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    store = Store(tmp_path)
+    for index in range(20):
+        artifact = store.find("models", {"index": index})
+        assert artifact is not None
+        assert artifact.tensors["x"].eq(index).all()
+    assert len(list((tmp_path / "models").iterdir())) == 20
+
+
+def test_digests_need_json() -> None:
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        digest_of({"a": float("nan")})
+
+
+def test_the_code_digest_tells_modules_apart() -> None:
+    assert code_digest("models") != code_digest("recipes")
+    assert code_digest("corruptions") != code_digest("models", "corruptions")
+    assert code_digest("models") == code_digest("models")
