@@ -141,6 +141,19 @@ def test_non_contiguous_input(name: str) -> None:
     assert torch.equal(corrupt(channels_last, name), corrupt(images, name))
 
 
+def test_threads_make_no_difference() -> None:
+    images = picture(5, 64, 64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = {name: corrupt(images[:1], name, 4) for name in ALL}
+        torch.set_num_threads(2)
+        together = {name: corrupt(images, name, 4) for name in ALL}
+    finally:
+        torch.set_num_threads(before)
+    assert [name for name in ALL if not torch.equal(alone[name], together[name][:1])] == []
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_ids_and_seeds(name: str) -> None:
     images = picture(1).expand(12, -1, -1, -1)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustlib.corruptions.filters import LUMA, luma, pad
+from robustlib.corruptions.filters import LUMA, luma, pad, take
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
@@ -42,11 +42,11 @@ def pixelate(images: Tensor, scale: float) -> Tensor:
 
     As in Pillow, a pixel belongs to a box wholly or not at all.
     """
-    for axis in (2, 3):
+    for axis in (-2, -1):
         index, weights = _boxes(images.shape[axis], scale, images.device)
-        shape = (-1, 1) if axis == 2 else (-1,)
+        shape = (-1, 1) if axis == -2 else (-1,)
         images = sum(
-            images.index_select(axis, i) * weight.view(shape)
+            take(images, i, axis) * weight.view(shape)
             for i, weight in zip(index, weights, strict=True)
         )
     return images

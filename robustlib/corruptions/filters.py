@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustlib.randomness import Stream
+
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -50,8 +52,8 @@ def pad(images: Tensor, rows: tuple[int, int], columns: tuple[int, int], mode: s
     if mode == "edge" or (mode == "mirror" and max(rows) < h and max(columns) < w):
         torch_mode = "replicate" if mode == "edge" else "reflect"
         return F.pad(images, (*columns, *rows), mode=torch_mode)
-    images = images.index_select(-2, _border_tensor(h, *rows, mode, images.device))
-    return images.index_select(-1, _border_tensor(w, *columns, mode, images.device))
+    images = take(images, _border_tensor(h, *rows, mode, images.device), -2)
+    return take(images, _border_tensor(w, *columns, mode, images.device), -1)
 
 
 def filter_axis(images: Tensor, weights: Sequence[float], axis: int, mode: str) -> Tensor:
@@ -95,16 +97,43 @@ def gaussian_filter(
     return filter_axis(filter_axis(images, weights, -2, mode), weights, -1, mode)
 
 
+def take(images: Tensor, index: Tensor, axis: int) -> Tensor:
+    """`images.index_select(axis, index)` for axis -2 or -1, by the faster way of the two."""
+    if axis == -2:
+        return images.index_select(-2, index)
+    return images.gather(-1, index.expand(*images.shape[:-1], -1))
+
+
 def clipped_zoom(images: Tensor, factor: float) -> Tensor:
     """Magnify the centre: crop ceil(side / factor), stretch bilinearly, trim to the shape."""
-    h, w = images.shape[-2:]
-    crop = [math.ceil(side / factor) for side in (h, w)]
-    top, left = ((side - c) // 2 for side, c in zip((h, w), crop, strict=True))
-    size = [max(side, int(c * factor + 0.5)) for side, c in zip((h, w), crop, strict=True)]
-    images = images[..., top : top + crop[0], left : left + crop[1]]
-    images = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
-    top, left = ((s - side) // 2 for s, side in zip(size, (h, w), strict=True))
-    return images[..., top : top + h, left : left + w]
+    for axis in (-2, -1):
+        near, far, weight = _zoom_taps(images.shape[axis], factor, images.device)
+        weight = weight[:, None] if axis == -2 else weight
+        base = take(images, near, axis)
+        images = take(images, far, axis).sub_(base).mul_(weight).add_(base)
+    return images
+
+
+@lru_cache(maxsize=512)
+def _zoom_taps(size: int, factor: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Two source positions for each target position of `clipped_zoom`, and the second's weight.
+
+    The stretch maps the first and last pixel of the crop onto those of the result.
+    """
+    crop = math.ceil(size / factor)
+    first = (size - crop) // 2
+    stretched = max(size, int(crop * factor + 0.5))
+    trim = (stretched - size) // 2
+    step = (crop - 1) / max(1, stretched - 1)
+    places = [first + (trim + i) * step for i in range(size)]
+    near = [min(int(place), first + crop - 1) for place in places]
+    far = [min(place + 1, first + crop - 1) for place in near]
+    weight = [place - position for place, position in zip(places, near, strict=True)]
+    return (
+        torch.tensor(near, device=device),
+        torch.tensor(far, device=device),
+        torch.tensor(weight, dtype=torch.float32, device=device),
+    )
 
 
 def motion_filter(images: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
@@ -192,6 +221,13 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
         ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
         channels.append(value - value * saturation * ramp)
     return torch.stack(channels, dim=1)
+
+
+def random_places(stream: Stream, shape: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
+    """Return x and y, each (N, count), uniform over an image of shape (H, W)."""
+    h, w = shape
+    place = stream.uniform((2, count))
+    return place[:, 0] * w - 0.5, place[:, 1] * h - 0.5
 
 
 def stamp(shape: tuple[int, int], x: Tensor, y: Tensor, rx: float, ry: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustlib.corruptions.filters import stamp
+from robustlib.corruptions.filters import random_places, stamp
 from robustlib.corruptions.registry import OVERLAP, even_steps, register
 from robustlib.randomness import Stream
 
@@ -46,13 +46,6 @@ def vertical_artifacts(images: Tensor, stream: Stream, vertical_count: int) -> T
     """
     h, w = images.shape[-2:]
     scale = min(h, w) / 224
-    x, y = _places(images, stream, vertical_count)
+    x, y = random_places(stream, (h, w), vertical_count)
     mask = stamp((h, w), x, y, max(0.3, 0.75 * scale), 7 * scale)
     return images + mask * (GREY - images)
-
-
-def _places(images: Tensor, stream: Stream, count: int) -> tuple[Tensor, Tensor]:
-    """Return x and y, each (N, count), uniform over the image area."""
-    h, w = images.shape[-2:]
-    place = stream.uniform((2, count))
-    return place[:, 0] * w - 0.5, place[:, 1] * h - 0.5

@@ -13,9 +13,9 @@ from robustlib.corruptions.filters import (
     gaussian_filter,
     luma,
     motion_filter,
+    random_places,
     stamp,
 )
-from robustlib.corruptions.occlusion import _places
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
@@ -329,7 +329,7 @@ def rain(images: Tensor, stream: Stream, drop_count: int) -> Tensor:
     A radius of 4 pixels at 224 is this project's choice; the count is published.
     """
     h, w = images.shape[-2:]
-    x, y = _places(images, stream, drop_count)
+    x, y = random_places(stream, (h, w), drop_count)
     radius = max(0.3, 4 * min(h, w) / 224)
     mask = stamp((h, w), x, y, radius, radius)
     return images + mask.mul_(0.5) * (1 - images)
