@@ -129,6 +129,7 @@ PARAMETERS: dict[str, Parameter] = {
     "image_size": Parameter("int", _between(16, 512), "side of the images in pixels"),
     "n_train": Parameter("int", _between(100, zero="all"), "training images; 0 for all"),
     "n_test": Parameter("int", _between(10, zero="all"), "test images; 0 for all"),
+    "n_attack": Parameter("int", _between(10), "test images that are attacked, the first ones"),
     "architecture": Parameter(
         "str", _one_of(_architecture_names, "architecture"), "network: small_resnet, resnet18, ..."
     ),

@@ -5,21 +5,15 @@ from __future__ import annotations
 import functools
 import html
 import logging
-import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import nbformat
-import torch
 from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from latex2mathml.converter import convert
@@ -35,7 +29,6 @@ from traitlets.config import Config
 
 from robustlib import paths
 
-PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
 FACTS = ("date", "commit", "processor", "memory", "gpu", "system", "python", "packages")
 """What `provenance` can tell, in the order of the index (files keep it sorted by name)."""
 
@@ -60,44 +53,6 @@ class Outcome:
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     cell: str = ""
-
-
-def provenance() -> dict[str, str]:
-    """When, on what and with which versions this process runs, in words; no paths or names."""
-    facts = {"date": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")}
-    commit = _commit()
-    if commit:
-        facts["commit"] = commit
-    facts["processor"] = f"{_processor()}, {os.cpu_count()} cores"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.0f} GB"
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
-    facts["system"] = f"{platform.system()} {platform.machine()}"
-    facts["python"] = platform.python_version()
-    facts["packages"] = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return facts
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """Short hash of the checkout, marked if tracked files differ from it; empty without git."""
-    command = ["git", "-C", str(paths.project_root()), "describe", "--always", "--dirty"]
-    try:
-        result = subprocess.run(
-            [*command, "--abbrev=12", "--exclude=*"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip().replace("-dirty", ", with uncommitted changes")
 
 
 def record(notebook: nbformat.NotebookNode, outcome: Outcome) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
 
 def wilson_interval(
@@ -58,3 +61,46 @@ def percentile_interval(draws: np.ndarray, *, confidence: float = 0.95) -> np.nd
     """Percentile interval of bootstrap draws along the first axis, (2, ...); NaN if any draw is."""
     tail = 50 * (1 - confidence)
     return np.percentile(draws, [tail, 100 - tail], axis=0)
+
+
+def verdict(low: float, high: float, *, threshold: float = 0.0) -> str:
+    """What an interval says of the claim that a quantity exceeds `threshold`.
+
+    Returns "supported" if the whole interval lies above, "contradicted" if it lies below, and
+    "undecided" otherwise, also where an end is NaN.
+    """
+    if low > threshold:
+        return "supported"
+    return "contradicted" if high < threshold else "undecided"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published claim, as a quantity that must exceed a threshold, and what was measured.
+
+    Attributes:
+        paper: short name of the paper.
+        statement: the claim in words.
+        measure: what was measured, in words.
+        value: its estimate.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        threshold: the claim says that the quantity exceeds this.
+    """
+
+    paper: str
+    statement: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    threshold: float = 0.0
+
+
+def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
+    """One row a claim: the attributes of `Claim`, and its `verdict`."""
+    table = pd.DataFrame([asdict(claim) for claim in claims])
+    table["verdict"] = [
+        verdict(claim.low, claim.high, threshold=claim.threshold) for claim in claims
+    ]
+    return table

@@ -22,7 +22,7 @@ import papermill
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from robustlib import paths, report
+from robustlib import paths, report, results
 from robustlib.checks import check_name
 from robustlib.parameters import PARAMETERS, coerce, declared, validated
 from robustlib.report import Outcome, duration
@@ -146,7 +146,7 @@ def execute(jobs: Sequence[Job], out: Path) -> list[Outcome]:
 
     An error ends its notebook only. Each executed notebook carries its `Outcome`.
     """
-    facts = report.provenance()
+    facts = results.provenance()
     outcomes = []
     for position, job in enumerate(jobs, start=1):
         line = f"notebook {position}/{len(jobs)} {job.notebook.stem} ... "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -169,6 +170,28 @@ def train(
                     )
                 )
     return trained
+
+
+def overview(trained: Sequence[TrainedModel]) -> pd.DataFrame:
+    """One row a model: recipe, seed, architecture, parameters, epochs, training seconds, source.
+
+    `source` says whether the model was trained by this call or came from the store.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "recipe": item.recipe,
+                "seed": item.seed,
+                "architecture": item.architecture,
+                "parameters": models.parameter_count(item.model),
+                "epochs": len(item.history),
+                "final loss": item.history[-1]["loss"],
+                "training seconds": item.seconds,
+                "source": "store" if item.from_store else "trained now",
+            }
+            for item in trained
+        ]
+    )
 
 
 def _model_key(

@@ -222,3 +222,21 @@ def test_percentile_interval_of_known_draws() -> None:
     low, high = statistics.percentile_interval(np.arange(101.0), confidence=0.9)
     assert (low, high) == (pytest.approx(5), pytest.approx(95))
     assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan]))).all()
+
+
+def test_verdicts() -> None:
+    assert statistics.verdict(0.1, 0.2) == "supported"
+    assert statistics.verdict(-0.2, -0.1) == "contradicted"
+    assert statistics.verdict(-0.1, 0.1) == "undecided"
+    assert statistics.verdict(-0.005, 0.1, threshold=-0.01) == "supported"
+    assert statistics.verdict(float("nan"), float("nan")) == "undecided"
+
+
+def test_claims_carry_their_verdict() -> None:
+    claims = [
+        statistics.Claim("overlap", "a", "b", 0.6, 0.55, 0.7, threshold=0.5),
+        statistics.Claim("M-TLAT", "c", "d", -0.02, -0.03, -0.015, threshold=-0.01),
+    ]
+    table = statistics.claims_table(claims)
+    assert table["verdict"].tolist() == ["supported", "contradicted"]
+    assert table["threshold"].tolist() == [0.5, -0.01]

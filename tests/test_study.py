@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from robustlib import paths, report
+from robustlib import paths, report, results
 from robustlib.report import Outcome, build_site, markdown, mathml
 from robustlib.study import main, plan
 
@@ -337,7 +337,7 @@ def test_notebooks_run_by_papermill_alone_are_reported(tmp_path: Path) -> None:
 
 
 def test_provenance_holds_no_path() -> None:
-    facts = report.provenance()
+    facts = results.provenance()
     assert {"date", "processor", "python", "packages"} <= set(facts)
     assert str(Path.home()) not in str(facts)
 

@@ -63,6 +63,10 @@ class Split:
         """The images that `index` selects, as float32 (n, 3, H, W) in [0, 1]."""
         return self.images[index].to(torch.float32) / 255.0
 
+    def first(self, n: int) -> Split:
+        """The first `n` images, or all if there are fewer; balanced over the classes."""
+        return Split(self.images[:n], self.labels[:n], self.ids[:n])
+
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`."""
         return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -161,7 +162,15 @@ def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results = pool.map(decode, enumerate(files))
         try:
-            for _ in tqdm(results, desc=title, total=len(files), unit="image", delay=1.0):
+            for _ in tqdm(
+                results,
+                desc=title,
+                total=len(files),
+                unit="image",
+                delay=1.0,
+                mininterval=1.0,
+                file=sys.stdout,
+            ):
                 pass
         except DataError:
             pool.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ project's choice; `data/README.md` tells what they lead to.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,7 +87,13 @@ def _load_split(split: str, n: int, folder: Path) -> Split:
     starts = range(0, n, _BLOCK)
     files = [folder / f"{split}-{start:07d}.safetensors" for start in starts]
     missing = sum(not file.is_file() for file in files)
-    bar = tqdm(total=missing * _BLOCK, desc=f"making shapes10 {split}", disable=missing == 0)
+    bar = tqdm(
+        total=missing * _BLOCK,
+        desc=f"making shapes10 {split}",
+        mininterval=1.0,
+        file=sys.stdout,
+        disable=missing == 0,
+    )
     blocks = []
     with bar:
         for start, file in zip(starts, files, strict=True):

@@ -1,0 +1,222 @@
+"""Figures of the study. Functions take images or tables and return figures; they print nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from robustlib.statistics import wilson_interval
+
+PALETTE = sns.color_palette("colorblind")
+MARKERS = "osD^vPX*<>"
+
+
+def use_style() -> None:
+    """The look of all figures: a colour-blind safe palette and readable sizes."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update(
+        {"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 11, "font.size": 10}
+    )
+
+
+def image_grid(
+    rows: Sequence[Tensor],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    size: float = 1.0,
+) -> Figure:
+    """Images in a grid.
+
+    Args:
+        rows: each float32 (N, 3, H, W) in [0, 1], all with the same N.
+        row_labels: written to the left of the rows.
+        column_labels: written above the columns.
+        size: side of an image in inches.
+    """
+    columns = len(rows[0])
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(columns * size + (1.5 if row_labels else 0), len(rows) * size + 0.3),
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+    )
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            axis = axes[row, column]
+            axis.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(False)
+            if row == 0 and column_labels:
+                axis.set_title(column_labels[column], fontsize=9)
+        if row_labels:
+            axes[row, 0].set_ylabel(
+                row_labels[row], rotation=0, ha="right", va="center", fontsize=9
+            )
+    return figure
+
+
+def severity_curves(table: pd.DataFrame) -> Figure:
+    """Accuracy of one model by severity, a panel for each family, with 95 % Wilson intervals.
+
+    Args:
+        table: tidy table of one model, clean rows included; attacks are left out.
+    """
+    clean = float(table.loc[table["family"] == "clean", "accuracy"].mean())
+    common = table[~table["family"].isin(["clean", "adversarial"])]
+    families = list(dict.fromkeys(common["family"]))
+    columns = min(3, len(families))
+    lines = -(-len(families) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(3.6 * columns, 3.3 * lines),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(families) :]:
+        axis.set_visible(False)
+    for axis, family in zip(axes.flat, families, strict=False):
+        axis.axhline(clean, color="0.4", linestyle="--", linewidth=1)
+        members = common[common["family"] == family].groupby("perturbation", sort=False)
+        for number, (name, group) in enumerate(members):
+            low, high = wilson_interval(group["accuracy"].to_numpy(), group["n"].to_numpy())
+            axis.plot(
+                group["severity"],
+                group["accuracy"],
+                marker=MARKERS[number],
+                color=PALETTE[number],
+                label=name,
+            )
+            axis.fill_between(group["severity"], low, high, color=PALETTE[number], alpha=0.15)
+        axis.set_title(family)
+        axis.set_ylim(0, 1)
+        axis.set_xticks(sorted(common["severity"].unique()))
+        axis.legend(fontsize=7.5, loc="lower left")
+    figure.supxlabel("severity", fontsize=10)
+    figure.supylabel("accuracy (dashed: clean)", fontsize=10)
+    return figure
+
+
+def heatmap(
+    values: pd.DataFrame,
+    *,
+    title: str,
+    label: str,
+    diverging: bool = False,
+    limit: float | None = None,
+    digits: int = 2,
+) -> Figure:
+    """A labelled matrix with its values written in; NaN cells stay empty.
+
+    Args:
+        values: the matrix.
+        title: of the figure.
+        label: of the colour bar.
+        diverging: colours centred on zero, for signed values.
+        limit: value at the end of the colour scale; default the largest magnitude.
+        digits: decimals written.
+    """
+    largest = float(np.nanmax(np.abs(values.to_numpy()), initial=1e-9))
+    top = limit if limit is not None else largest
+    figure, axis = plt.subplots(
+        figsize=(2.4 + 0.72 * values.shape[1], 1.9 + 0.42 * values.shape[0]), layout="constrained"
+    )
+    sns.heatmap(
+        values,
+        ax=axis,
+        annot=True,
+        fmt=f".{digits}f",
+        annot_kws={"fontsize": 8},
+        cmap="RdBu" if diverging else "viridis",
+        vmin=-top if diverging else 0,
+        vmax=top,
+        linewidths=0.5,
+        cbar_kws={"label": label},
+    )
+    axis.set_title(title)
+    axis.set_xticklabels(axis.get_xticklabels(), rotation=40, ha="right")
+    axis.set_yticklabels(axis.get_yticklabels(), rotation=0)
+    return figure
+
+
+def intervals(
+    table: pd.DataFrame,
+    *,
+    value: str,
+    label: str,
+    item: str = "perturbation",
+    group: str | None = None,
+    reference: float = 0.0,
+) -> Figure:
+    """Values with intervals as dots and bars, one line an item.
+
+    Args:
+        table: columns `item`, `value`, "low", "high", and `group` if given.
+        value: column of the values.
+        label: of the value axis.
+        item: column that names the lines.
+        group: column told apart by colour and marker.
+        reference: where to draw a vertical line.
+    """
+    items = list(dict.fromkeys(table[item]))
+    groups = list(dict.fromkeys(table[group])) if group else [None]
+    figure, axis = plt.subplots(
+        figsize=(7.5, 1.1 + (0.2 + 0.13 * len(groups)) * len(items)), layout="constrained"
+    )
+    axis.axvline(reference, color="0.3", linewidth=1)
+    for number, name in enumerate(groups):
+        rows = table if group is None else table[table[group] == name]
+        offset = 0.0 if len(groups) == 1 else 0.6 * (number / (len(groups) - 1) - 0.5)
+        positions = np.array([items.index(entry) for entry in rows[item]]) + offset
+        axis.errorbar(
+            rows[value],
+            positions,
+            xerr=[rows[value] - rows["low"], rows["high"] - rows[value]],
+            fmt=MARKERS[number],
+            color=PALETTE[number],
+            markersize=5,
+            capsize=2,
+            linewidth=1.2,
+            label=name,
+        )
+    axis.set_yticks(range(len(items)), items)
+    axis.set_ylim(len(items) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(label)
+    if group:
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def training_curves(histories: dict[str, list[dict[str, float]]]) -> Figure:
+    """Training loss by epoch, a line for each model.
+
+    Args:
+        histories: `TrainedModel.history` by name.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for number, (name, history) in enumerate(histories.items()):
+        axis.plot(
+            [row["epoch"] for row in history],
+            [row["loss"] for row in history],
+            marker=MARKERS[number % len(MARKERS)],
+            color=PALETTE[number % len(PALETTE)],
+            label=name,
+        )
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("mean training loss")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure

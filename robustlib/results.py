@@ -1,0 +1,129 @@
+"""The tables of a run, with their provenance: `results/<run>/`.
+
+Notebooks write here what later notebooks and the README draw from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from robustlib import paths
+
+PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
+
+
+class MissingResultsError(ValueError):
+    """A table that a notebook draws from has not been made yet."""
+
+
+def save(
+    run: str,
+    notebook: str,
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    settings: Any,
+    seconds: float,
+) -> None:
+    """Write `tables` as `results/<run>/<name>.csv`, and `<notebook>.json` with their provenance.
+
+    Each file is replaced as a whole. Floats keep six significant digits.
+
+    Args:
+        run: name of the run.
+        notebook: the notebook's name, such as "03_mtlat".
+        tables: names and tables.
+        settings: the notebook's parameters, a dataclass instance.
+        seconds: wall time of the notebook so far; little if all models came from the store.
+    """
+    parameters = asdict(settings)
+    if parameters.get("data_root"):
+        parameters["data_root"] = Path(parameters["data_root"]).name
+    folder = paths.results_dir(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        _replace(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    record = {
+        "tables": sorted(tables),
+        "parameters": parameters,
+        "seconds": round(seconds, 1),
+        **provenance(),
+    }
+    _replace(folder / f"{notebook}.json", json.dumps(record, indent=2) + "\n")
+
+
+def load(run: str, name: str) -> pd.DataFrame:
+    """The table `results/<run>/<name>.csv`.
+
+    Raises:
+        MissingResultsError: it isn't there.
+    """
+    path = paths.results_dir(run) / f"{name}.csv"
+    if not path.is_file():
+        raise MissingResultsError(
+            f"the run {run!r} has no table {name!r} yet; run the notebooks before this one with "
+            f"the parameter run={run!r}, for example all of them with 'make study'."
+        )
+    return pd.read_csv(path)
+
+
+def records(run: str) -> dict[str, dict[str, Any]]:
+    """The provenance of every notebook of the run, by its name; empty if there is none."""
+    files = sorted(paths.results_dir(run).glob("*.json"))
+    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def provenance() -> dict[str, str]:
+    """When, on what and with which versions this process runs, in words; no paths or names."""
+    facts = {"date": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")}
+    commit = _commit()
+    if commit:
+        facts["commit"] = commit
+    facts["processor"] = f"{_processor()}, {os.cpu_count()} cores"
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.0f} GB"
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    facts["system"] = f"{platform.system()} {platform.machine()}"
+    facts["python"] = platform.python_version()
+    facts["packages"] = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    return facts
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Short hash of the checkout, marked if tracked files differ from it; empty without git."""
+    command = ["git", "-C", str(paths.project_root()), "describe", "--always", "--dirty"]
+    try:
+        result = subprocess.run(
+            [*command, "--abbrev=12", "--exclude=*"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip().replace("-dirty", ", with uncommitted changes")
