@@ -67,6 +67,25 @@ def own_gains(accuracy: pd.DataFrame, normalise: str = "ratio") -> pd.Series:
     return pd.Series(np.diagonal(gains, axis1=-2, axis2=-1), index=names, name="own gain")
 
 
+def resampled_accuracies(correct: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap over test images: accuracies had other images of the same kind been drawn.
+
+    Images are resampled jointly for all models and perturbations, so that differences between
+    them keep their pairing.
+
+    Args:
+        correct: float (models, perturbations, n) in [0, 1], as from `Evaluation.per_image`.
+        resamples: number of draws.
+        seed: of the resampling.
+
+    Returns float (resamples, models, perturbations).
+    """
+    images = correct.shape[-1]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    return np.moveaxis(correct @ (counts.T / images), -1, 0)
+
+
 def overlap_draws(
     correct: np.ndarray,
     normalise: str = "ratio",
@@ -77,13 +96,12 @@ def overlap_draws(
 ) -> np.ndarray:
     """Bootstrap draws of the overlapping scores over test images.
 
-    The images are resampled jointly for all models and corruptions, so that the differences in
-    the score keep their pairing. Percentiles of the draws are an interval for the uncertainty
-    due to the test images; that due to training needs several seeds.
+    Percentiles of the draws are an interval for the uncertainty due to the test images; that due
+    to training needs several seeds.
 
     Args:
         correct: float (1 + K, 1 + K, n) in [0, 1]: models (standard first) by perturbations (clean
-            first, then in the models' order) by images, as `Evaluation.per_image` returns it.
+            first, then in the models' order) by images, as from `Evaluation.per_image`.
         normalise: as in `overlapping_scores`.
         resamples: number of draws.
         seed: of the resampling.
@@ -91,10 +109,7 @@ def overlap_draws(
 
     Returns float (resamples, K, K); NaN where a draw leaves the score undefined.
     """
-    images = correct.shape[-1]
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    accuracy = np.moveaxis(correct @ (counts.T / images), -1, 0)
+    accuracy = resampled_accuracies(correct, resamples=resamples, seed=seed)
     return symmetric(directed(accuracy, normalise, min_gain))
 
 

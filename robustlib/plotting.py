@@ -30,6 +30,7 @@ def image_grid(
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
+    title: str = "",
     size: float = 1.0,
 ) -> Figure:
     """Images in a grid.
@@ -38,6 +39,7 @@ def image_grid(
         rows: each float32 (N, 3, H, W) in [0, 1], all with the same N.
         row_labels: written to the left of the rows.
         column_labels: written above the columns.
+        title: written above everything.
         size: side of an image in inches.
     """
     columns = len(rows[0])
@@ -62,6 +64,8 @@ def image_grid(
             axes[row, 0].set_ylabel(
                 row_labels[row], rotation=0, ha="right", va="center", fontsize=9
             )
+    if title:
+        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -218,5 +222,33 @@ def training_curves(histories: dict[str, list[dict[str, float]]]) -> Figure:
     axis.set_xlabel("epoch")
     axis.set_ylabel("mean training loss")
     axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def scatter(table: pd.DataFrame, *, x: str, y: str, xlabel: str, ylabel: str, title: str) -> Figure:
+    """One labelled point a row, the index naming it.
+
+    Args:
+        table: columns `x` and `y`.
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
+        xlabel: axis label.
+        ylabel: axis label.
+        title: of the figure.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, row) in enumerate(table.iterrows()):
+        axis.plot(
+            row[x],
+            row[y],
+            MARKERS[number % len(MARKERS)],
+            color=PALETTE[number % len(PALETTE)],
+            markersize=8,
+            label=str(name),
+        )
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.set_title(title)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
