@@ -54,7 +54,7 @@ def corruption_errors(
         relative: subtract clean errors.
 
     Returns a frame with a row for each recipe and a column for each corruption; attacks and clean
-    images are left out. A cell is NaN or infinite where the reference makes no errors.
+    images are left out. A column is NaN where the reference's sum isn't positive.
 
     Raises:
         UnknownNameError: the reference isn't in the table.
@@ -65,7 +65,8 @@ def corruption_errors(
     if relative:
         clean = 1 - accuracy_matrix(table)["clean"]
         errors = errors.sub(clean, axis=0)
-    return 100 * errors / errors.loc[reference]
+    divisor = errors.T[reference]
+    return 100 * errors / divisor.where(divisor > 0)
 
 
 def mce(errors: pd.DataFrame, corruptions: Sequence[str] | None = None) -> pd.Series:
@@ -74,5 +75,8 @@ def mce(errors: pd.DataFrame, corruptions: Sequence[str] | None = None) -> pd.Se
     Args:
         errors: as from `corruption_errors`.
         corruptions: columns to average; default all.
+
+    Returns a value for each recipe; NaN if a CE that enters is NaN.
     """
-    return errors[list(corruptions) if corruptions is not None else list(errors)].mean(axis=1)
+    chosen = errors[list(corruptions) if corruptions is not None else list(errors)]
+    return chosen.mean(axis=1, skipna=False)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from robustlib.checks import check_name
+from robustlib.statistics import resampled_accuracies
 
 NORMALISATIONS = ("ratio", "raw")
 MIN_GAIN = 0.01
@@ -65,25 +66,6 @@ def own_gains(accuracy: pd.DataFrame, normalise: str = "ratio") -> pd.Series:
     names, values = _arrays(accuracy, normalise)
     gains = _gains(values, normalise)
     return pd.Series(np.diagonal(gains, axis1=-2, axis2=-1), index=names, name="own gain")
-
-
-def resampled_accuracies(correct: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap over test images: accuracies had other images of the same kind been drawn.
-
-    Images are resampled jointly for all models and perturbations, so that differences between
-    them keep their pairing.
-
-    Args:
-        correct: float (models, perturbations, n) in [0, 1], as from `Evaluation.per_image`.
-        resamples: number of draws.
-        seed: of the resampling.
-
-    Returns float (resamples, models, perturbations).
-    """
-    images = correct.shape[-1]
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    return np.moveaxis(correct @ (counts.T / images), -1, 0)
 
 
 def overlap_draws(

@@ -150,8 +150,10 @@ def heatmap(
         cbar_kws={"label": label},
     )
     axis.set_title(title)
-    axis.set_xticklabels(axis.get_xticklabels(), rotation=40, ha="right")
-    axis.set_yticklabels(axis.get_yticklabels(), rotation=0)
+    for each in figure.axes:
+        each.tick_params(labelsize=9)
+    plt.setp(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    plt.setp(axis.get_yticklabels(), rotation=0)
     return figure
 
 

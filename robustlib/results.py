@@ -5,6 +5,7 @@ Notebooks write here what later notebooks and the README draw from.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from robustlib import paths
 
@@ -36,17 +38,19 @@ def save(
     *,
     settings: Any,
     seconds: float,
+    figures: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Write `tables` as `results/<run>/<name>.csv`, and `<notebook>.json` with their provenance.
+    """Write tables and figures to `results/<run>/`, and `<notebook>.json` with their provenance.
 
     Each file is replaced as a whole. Floats keep six significant digits.
 
     Args:
         run: name of the run.
         notebook: the notebook's name, such as "03_mtlat".
-        tables: names and tables.
+        tables: names and tables, written as `<name>.csv`.
         settings: the notebook's parameters, a dataclass instance.
         seconds: wall time of the notebook so far; little if all models came from the store.
+        figures: names and figures, written as `<name>.png`.
     """
     parameters = asdict(settings)
     if parameters.get("data_root"):
@@ -55,6 +59,10 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         _replace(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    for name, figure in (figures or {}).items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+        _replace(folder / f"{name}.png", picture.getvalue())
     record = {
         "tables": sorted(tables),
         "parameters": parameters,
@@ -85,9 +93,9 @@ def records(run: str) -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf-8")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
 
 

@@ -57,6 +57,25 @@ def paired_difference_interval(
     return centre, centre - half, centre + half
 
 
+def resampled_accuracies(correct: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap over test images: accuracies had other images of the same kind been drawn.
+
+    Images are resampled jointly for all models and perturbations, so that differences between
+    them keep their pairing.
+
+    Args:
+        correct: float (models, perturbations, n) in [0, 1], as from `Evaluation.per_image`.
+        resamples: number of draws.
+        seed: of the resampling.
+
+    Returns float (resamples, models, perturbations).
+    """
+    images = correct.shape[-1]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    return np.moveaxis(correct @ (counts.T / images), -1, 0)
+
+
 def percentile_interval(draws: np.ndarray, *, confidence: float = 0.95) -> np.ndarray:
     """Percentile interval of bootstrap draws along the first axis, (2, ...); NaN if any draw is."""
     tail = 50 * (1 - confidence)

@@ -1,8 +1,7 @@
 """The artifact store: one safetensors file for each trained model and each evaluation.
 
 An artifact is found again by the hash of its key: everything that determines its content,
-including the code that made it. Files are written under a temporary name and renamed, so that
-a file under its final name is complete; a checksum detects later damage.
+including the code that made it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,12 +18,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from robustlib import paths
+from robustlib import paths, tensorfile
 
 
 class StoreError(ValueError):
@@ -89,15 +84,15 @@ class Store:
         if not path.is_file():
             return None
         try:
-            tensors, record = _read(path)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            tensors, texts = tensorfile.read(path)
+        except tensorfile.DamagedFileError as error:
             warnings.warn(
                 f"stored artifact {path.name} ({kind}) is damaged and is built again: {error}",
                 DamagedArtifactWarning,
                 stacklevel=2,
             )
             return None
-        return Artifact(digest, tensors, record, from_store=True)
+        return Artifact(digest, tensors, json.loads(texts["record"]), from_store=True)
 
     def get_or_make(self, kind: str, key: Mapping[str, Any], make: Maker) -> Artifact:
         """The stored artifact, or what `make` returns after storing it.
@@ -114,39 +109,11 @@ class Store:
         record: dict[str, Any],
     ) -> Artifact:
         """Store an artifact, in place of any earlier one with that key."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        stored = {name: value.detach().cpu() for name, value in tensors.items()}
         digest = digest_of(key)
-        path = self.path(kind, digest)
         texts = {"key": _canonical(key), "record": _canonical(record)}
-        texts["sha256"] = _checksum(tensors, texts["record"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(save(tensors, metadata=texts))
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return Artifact(digest, tensors, record, from_store=False)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        texts = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if texts["sha256"] != _checksum(tensors, texts["record"]):
-        raise ValueError("its checksum does not match")
-    return tensors, json.loads(texts["record"])
-
-
-def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
-    digest = hashlib.sha256(record.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        tensorfile.write(self.path(kind, digest), stored, texts)
+        return Artifact(digest, stored, record, from_store=False)
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Budget:
     batch_size: int = 128
     learning_rate: float = 0.2
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 2e-3
     warmup: float = 0.2
 
     def __post_init__(self) -> None:

@@ -189,6 +189,14 @@ def test_mce_is_the_mean_over_corruptions() -> None:
     assert metrics.mce(errors, ["snow"]).tolist() == [100, 80]
 
 
+def test_corruption_errors_are_undefined_where_the_reference_makes_none() -> None:
+    table = tidy()
+    table.loc[table["recipe"].eq("standard") & table["perturbation"].eq("fog"), "accuracy"] = 1.0
+    errors = metrics.corruption_errors(table)
+    assert errors["fog"].isna().all()
+    assert metrics.mce(errors).isna().all()
+
+
 def test_metrics_refuse_what_they_cannot_use() -> None:
     with pytest.raises(UnknownNameError, match="standard"):
         metrics.corruption_errors(tidy(), reference="standart")

@@ -7,13 +7,14 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robustlib.parameters import declared
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", (ROOT / "README.md").read_text(),
-                    re.MULTILINE | re.DOTALL)  # fmt: skip
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line.removeprefix("$ "), comments=True)
     for block in BLOCKS
@@ -94,3 +95,28 @@ def test_study_commands_name_parameters(arguments: list[str]) -> None:
 def test_relative_links_exist(target: str) -> None:
     if not target.startswith("reports/"):
         assert (ROOT / target).exists()
+
+
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_examples_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_result_shown_is_that_of_the_run_of_record() -> None:
+    """Every number of the README's table stands in the committed table, rounded to 0.1."""
+    shown = re.search(r"<!-- result -->(.*)<!-- /result -->", README, re.DOTALL)
+    assert shown
+    rows = [line.strip("| ").split("|") for line in shown[1].splitlines() if line.startswith("|")]
+    printed = {
+        cells[0].strip(): [float(cell.strip(" *")) for cell in cells[1:]] for cells in rows[2:]
+    }
+    table = pd.read_csv(ROOT / "results/cifar10-trial/mtlat_summary.csv", index_col="recipe")
+    assert list(printed) == list(table.index)
+    for recipe, values in table.iterrows():
+        assert printed[str(recipe)] == pytest.approx(values.to_list(), abs=0.0501)
+    for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from robustlib import tensorfile
 
 SUBSET_SEED = 20190910
 """Fixes the order of images within each class, and so every subset. Never a parameter."""
@@ -73,7 +72,7 @@ class Split:
 
     def digest(self) -> str:
         """SHA-256 (hex) of shape, pixels, labels and ids."""
-        return _digest({"images": self.images, "labels": self.labels, "ids": self.ids})
+        return tensorfile.digest(vars(self))
 
 
 @dataclass(frozen=True)
@@ -140,46 +139,17 @@ def subset_ids(labels: np.ndarray, n: int, what: str) -> np.ndarray:
 def cached(path: Path, make: Callable[[], Split]) -> Split:
     """The split stored in `path`, or else the one that `make` returns, which is then stored.
 
-    The file is written under another name and moved into place, so that an interrupted or a
-    second process never leaves half a file. A damaged file is found by its checksum and made
-    again, with a warning. Where nothing can be written, a warning says so and no cache is kept.
+    A damaged file is made again, with a warning. Where nothing can be written, a warning says
+    so and no cache is kept.
     """
     if path.is_file():
         try:
-            return _read(path)
-        except (SafetensorError, DataError, OSError) as error:
+            return Split(**tensorfile.read(path)[0])
+        except tensorfile.DamagedFileError as error:
             warnings.warn(f"{path} is damaged ({error}); making it again.", stacklevel=2)
     split = make()
     try:
-        _write(path, split)
-    except (SafetensorError, OSError) as error:
+        tensorfile.write(path, vars(split), {})
+    except OSError as error:
         warnings.warn(f"can't keep data in {path.parent}: {error}.", stacklevel=2)
     return split
-
-
-def _read(path: Path) -> Split:
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in ("images", "labels", "ids")}
-        recorded = (file.metadata() or {}).get("sha256")
-    if _digest(tensors) != recorded:
-        raise DataError("its checksum does not match")
-    return Split(**tensors)
-
-
-def _write(path: Path, split: Split) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    tensors = {"images": split.images, "labels": split.labels, "ids": split.ids}
-    try:
-        save_file(tensors, temporary, metadata={"sha256": _digest(tensors)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    hasher = hashlib.sha256()
-    for name, tensor in tensors.items():
-        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        hasher.update(tensor.detach().cpu().contiguous().numpy().data)
-    return hasher.hexdigest()

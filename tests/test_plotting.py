@@ -1,0 +1,87 @@
+"""Figures are drawn for ordinary and for degenerate tables; their looks are reviewed by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from robustlib import plotting
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def labels(axis: plt.Axes) -> list[str]:
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_image_grid_shows_every_image_under_its_labels() -> None:
+    rows = [torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)]
+    figure = plotting.image_grid(
+        rows, row_labels=["a", "b"], column_labels=["x", "y", "z"], title="t"
+    )
+    shown = [axis.get_images()[0].get_array() for axis in figure.axes]
+    assert len(shown) == 6
+    np.testing.assert_allclose(shown[4], rows[1][1].permute(1, 2, 0).numpy())
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["x", "y", "z"]
+    assert figure.axes[3].get_ylabel() == "b"
+
+
+def test_heatmap_writes_values_and_leaves_undefined_cells_empty() -> None:
+    values = pd.DataFrame([[0.25, np.nan], [-0.5, 1.0]], index=["a", "b"], columns=["c", "d"])
+    figure = plotting.heatmap(values, title="t", label="l", diverging=True)
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.25", "-0.50", "1.00"}
+    assert figure.axes[0].collections[0].get_clim() == (-1.0, 1.0)
+    plotting.heatmap(values * np.nan, title="t", label="l")
+
+
+def test_intervals_place_each_value_on_the_line_of_its_item() -> None:
+    table = pd.DataFrame(
+        {
+            "perturbation": ["fog", "snow", "fog"],
+            "gain": [0.1, -0.2, 0.3],
+            "low": [0.0, -0.3, 0.2],
+            "high": [0.2, -0.1, 0.4],
+            "recipe": ["one", "one", "two"],
+        }
+    )
+    (axis,) = plotting.intervals(table, value="gain", label="gain", group="recipe").axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["fog", "snow"]
+    assert labels(axis) == ["one", "two"]
+    first = axis.containers[0].lines[0]
+    np.testing.assert_allclose(first.get_xdata(orig=False), [0.1, -0.2])
+    np.testing.assert_allclose(np.round(first.get_ydata(orig=False)), [0, 1])
+
+
+def test_severity_curves_have_a_panel_for_each_family() -> None:
+    table = pd.DataFrame(
+        {
+            "perturbation": ["clean", "fog", "fog", "hue", "hue", "pgd"],
+            "family": ["clean", "weather", "weather", "light", "light", "adversarial"],
+            "severity": [0, 1, 5, 1, 5, 0],
+            "accuracy": [0.9, 0.8, 0.5, 0.85, 0.8, 0.1],
+            "n": 100,
+        }
+    )
+    axes = plotting.severity_curves(table).axes
+    assert [axis.get_title() for axis in axes] == ["weather", "light"]
+    assert labels(axes[0]) == ["fog"]
+    np.testing.assert_allclose(axes[0].lines[1].get_ydata(), [0.8, 0.5])
+
+
+def test_curves_and_scatter_name_their_lines_and_points() -> None:
+    history = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}]
+    (axis,) = plotting.training_curves({"standard": history, "mtlat": history}).axes
+    assert labels(axis) == ["standard", "mtlat"]
+    table = pd.DataFrame({"x": [0.1, 0.2], "y": [0.3, 0.4]}, index=["standard", "mtlat"])
+    figure = plotting.scatter(table, x="x", y="y", xlabel="a", ylabel="b", title="t")
+    assert labels(figure.axes[0]) == ["standard", "mtlat"]

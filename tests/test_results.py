@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from robustlib import results
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 3
+    data_root: str = "somewhere/deep/images"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ROBUSTLIB_RESULTS", str(tmp_path))
+    return tmp_path / "trial"
+
+
+TABLE = pd.DataFrame({"recipe": ["standard", "mtlat"], "accuracy": [0.123456789, 1 / 3]})
+
+
+def test_tables_are_read_back_with_six_digits(folder: Path) -> None:
+    results.save("trial", "03_mtlat", {"mtlat": TABLE}, settings=Settings(), seconds=1.23)
+    found = results.load("trial", "mtlat")
+    assert found["accuracy"].tolist() == [0.123457, 0.333333]
+    assert found["recipe"].tolist() == ["standard", "mtlat"]
+
+
+def test_provenance_names_versions_and_parameters_but_no_path(folder: Path) -> None:
+    results.save("trial", "03_mtlat", {"mtlat": TABLE}, settings=Settings(), seconds=1.23)
+    record = results.records("trial")["03_mtlat"]
+    assert record["parameters"] == {"epochs": 3, "data_root": "images"}
+    assert record["seconds"] == 1.2
+    assert record["tables"] == ["mtlat"]
+    assert "torch 2.13.0" in record["packages"]
+    assert record["processor"]
+    assert "/" not in (folder / "03_mtlat.json").read_text()
+
+
+def test_figures_are_written_beside_the_tables(folder: Path) -> None:
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    results.save("trial", "x", {}, settings=Settings(), seconds=0, figures={"line": figure})
+    plt.close(figure)
+    assert plt.imread(folder / "line.png").ndim == 3
+    assert sorted(path.name for path in folder.iterdir()) == ["line.png", "x.json"]
+
+
+def test_a_missing_table_says_what_to_run(folder: Path) -> None:
+    with pytest.raises(results.MissingResultsError, match="make study"):
+        results.load("trial", "mtlat")
+    assert results.records("trial") == {}
