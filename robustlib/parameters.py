@@ -81,12 +81,6 @@ def _corruption_names() -> Collection[str]:
     return corruptions.names("all")
 
 
-def _attack_names() -> Collection[str]:
-    from robustlib import attacks
-
-    return attacks.names()
-
-
 def _architecture_names() -> Collection[str]:
     from robustlib.models import ARCHITECTURES
 
@@ -140,7 +134,6 @@ PARAMETERS: dict[str, Parameter] = {
     "corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions to study"),
     "train_corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions to train with"),
     "unseen_corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions for the test only"),
-    "attacks": Parameter("list[str]", _each(_one_of(_attack_names, "attack")), "attacks to test"),
     "eps_test": Parameter("float", _RADIUS, "Linf radius of the test attacks, pixels in [0, 1]"),
     "eps_train": Parameter("float", _RADIUS, "largest Linf radius in adversarial training"),
     "label_weight": Parameter("float", _between(0, 1), "weight of the target in TLAT's labels"),

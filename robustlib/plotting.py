@@ -21,7 +21,15 @@ def use_style() -> None:
     """The look of all figures: a colour-blind safe palette and readable sizes."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update(
-        {"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 11, "font.size": 10}
+        {
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+        }
     )
 
 
@@ -150,8 +158,6 @@ def heatmap(
         cbar_kws={"label": label},
     )
     axis.set_title(title)
-    for each in figure.axes:
-        each.tick_params(labelsize=9)
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     plt.setp(axis.get_yticklabels(), rotation=0)
     return figure
@@ -178,13 +184,14 @@ def intervals(
     """
     items = list(dict.fromkeys(table[item]))
     groups = list(dict.fromkeys(table[group])) if group else [None]
+    shared = bool(table[item].duplicated().any())
     figure, axis = plt.subplots(
         figsize=(7.5, 1.1 + (0.2 + 0.13 * len(groups)) * len(items)), layout="constrained"
     )
     axis.axvline(reference, color="0.3", linewidth=1)
     for number, name in enumerate(groups):
         rows = table if group is None else table[table[group] == name]
-        offset = 0.0 if len(groups) == 1 else 0.6 * (number / (len(groups) - 1) - 0.5)
+        offset = 0.6 * (number / (len(groups) - 1) - 0.5) if shared else 0.0
         positions = np.array([items.index(entry) for entry in rows[item]]) + offset
         axis.errorbar(
             rows[value],

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
 
-from robustlib import report
+from robustlib import metrics, overlap, report, statistics
 from robustlib.parameters import PARAMETERS, coerce, declared, validated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +108,10 @@ def test_parameters_are_declared_typed_and_validated(
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "validated"
     ]
     assert {keyword.arg for keyword in calls[0].keywords} == set(found)
+
+
+def test_every_parameter_is_used_by_a_notebook() -> None:
+    assert set(PARAMETERS) == set().union(*(declared(path) for path in NOTEBOOKS))
 
 
 def test_papermill_sees_the_same_parameters(path: Path) -> None:
@@ -202,3 +207,32 @@ def test_second_smoke_run_makes_nothing_anew(smoke: dict[str, str], tmp_path: Pa
     run_smoke(smoke, tmp_path)
     after = {file: file.stat().st_mtime_ns for file in store.rglob("*.safetensors")}
     assert after == before
+
+
+def table(environment: dict[str, str], name: str, **options: str) -> pd.DataFrame:
+    return pd.read_csv(Path(environment["ROBUSTLIB_RESULTS"]) / "smoke" / f"{name}.csv", **options)
+
+
+@pytest.mark.slow
+def test_mce_follows_from_the_accuracies_written(smoke: dict[str, str]) -> None:
+    summary = table(smoke, "mtlat_summary", index_col="recipe")
+    assert summary.loc["standard", "mCE"] == pytest.approx(100)
+    expected = metrics.mce(metrics.corruption_errors(table(smoke, "mtlat")))
+    assert summary["mCE"].to_dict() == pytest.approx(expected.to_dict(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_overlap_follows_from_the_accuracies_written(smoke: dict[str, str]) -> None:
+    accuracy = table(smoke, "overlap_accuracy", index_col="model")
+    scores = overlap.overlapping_scores(accuracy)
+    for pair in table(smoke, "overlap").itertuples():
+        expected = scores.loc[pair.first, pair.second]
+        assert pair.overlap == pytest.approx(expected, rel=1e-3, abs=1e-3, nan_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", ["independence", "mtlat", "overlap"])
+def test_claims_agree_with_their_intervals(smoke: dict[str, str], paper: str) -> None:
+    for claim in table(smoke, f"claims_{paper}").itertuples():
+        assert claim.verdict == statistics.verdict(claim.low, claim.high, threshold=claim.threshold)
+        assert not claim.low > claim.high

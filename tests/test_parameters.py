@@ -107,7 +107,6 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"record_runs": ["x y"]}, "letters, digits"),
         ({"device": "gpu"}, "unknown device"),
         ({"corruptions": ["gausian_noise"]}, "unknown corruption 'gausian_noise'"),
-        ({"attacks": ["pgdd"]}, "Did you mean 'pgd'"),
         ({"dataset": "folder", "data_root": ""}, "needs the parameter 'data_root'"),
         ({"dataset": "shapes10", "image_size": 64}, "32 pixels"),
         ({"dataset": "folder", "data_root": "nowhere-at-all"}, "no existing folder"),
