@@ -124,8 +124,9 @@ def test_cells_are_many_and_short(notebook: nbformat.NotebookNode) -> None:
     cells = code_cells(notebook)
     assert 10 <= len(cells) <= 30
     for cell in cells:
-        assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
         assert cell.source.strip()
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
 
 
 def test_code_keeps_the_rules(notebook: nbformat.NotebookNode) -> None:

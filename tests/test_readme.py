@@ -120,3 +120,19 @@ def test_the_result_shown_is_that_of_the_run_of_record() -> None:
         assert printed[str(recipe)] == pytest.approx(values.to_list(), abs=0.0501)
     for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README):
         assert (ROOT / picture).is_file(), picture
+
+
+def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
+    shown = re.search(r"<!-- claims -->\n(.*)<!-- /claims -->", README, re.DOTALL)
+    assert shown
+    folder = ROOT / "results/cifar10-trial"
+    claims = pd.concat(
+        [pd.read_csv(folder / f"claims_{p}.csv") for p in ("independence", "mtlat", "overlap")]
+    )
+    text = " ".join(shown[1].split())
+    assert text.count("- **") == len(claims)
+    for claim in claims.itertuples():
+        line = f"- **{claim.verdict}** ({claim.paper}): {claim.statement}"
+        numbers = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
+        assert line in text
+        assert numbers in text
