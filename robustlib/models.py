@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from robustlib.checks import check_name
@@ -67,6 +66,8 @@ def small_resnet(classes: int, image_size: int) -> nn.Module:
 
 def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     def build_model(classes: int, image_size: int) -> nn.Module:
+        import torchvision  # takes seconds, which users of small_resnet need not wait for
+
         network = torchvision.models.get_model(name, weights=None, num_classes=classes)
         if image_size <= 64:  # the stem of He et al. for CIFAR: keep the resolution
             network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)

@@ -175,7 +175,7 @@ def train(
 def overview(trained: Sequence[TrainedModel]) -> pd.DataFrame:
     """One row a model: recipe, seed, architecture, parameters, epochs, training seconds, source.
 
-    `source` says whether the model was trained by this call or came from the store.
+    `source` is "trained" for models that this call trained and "store" for those it found.
     """
     return pd.DataFrame(
         [
@@ -187,7 +187,7 @@ def overview(trained: Sequence[TrainedModel]) -> pd.DataFrame:
                 "epochs": len(item.history),
                 "final loss": item.history[-1]["loss"],
                 "training seconds": item.seconds,
-                "source": "store" if item.from_store else "trained now",
+                "source": "store" if item.from_store else "trained",
             }
             for item in trained
         ]

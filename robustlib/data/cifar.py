@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 
 from robustlib import paths
 from robustlib.data.base import Dataset, DataUnavailableError, Split, check_count, subset_ids
@@ -31,6 +30,8 @@ def load(name: str, n_train: int = 0, n_test: int = 0, root: str | Path | None =
     check_count(n_train, "n_train")
     check_count(n_test, "n_test")
     folder = Path(root) if root else paths.data_dir() / name
+    import torchvision  # takes seconds, which users of other data need not wait for
+
     source = getattr(torchvision.datasets, _SOURCES[name])
     try:
         folder.mkdir(parents=True, exist_ok=True)
