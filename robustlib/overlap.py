@@ -115,7 +115,8 @@ def symmetric(halves: np.ndarray) -> np.ndarray:
 def _gains(accuracy: np.ndarray, normalise: str) -> np.ndarray:
     score = accuracy[..., 1:]
     if normalise == "ratio":
-        score = score / accuracy[..., :1]
+        clean = accuracy[..., :1]
+        score = score / np.where(clean > 0, clean, np.nan)
     return score[..., 1:, :] - score[..., :1, :]
 
 

@@ -208,7 +208,7 @@ def intervals(
     axis.set_ylim(len(items) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(label)
-    if group:
+    if group and groups:
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 

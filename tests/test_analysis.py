@@ -109,6 +109,14 @@ def test_bootstrap_draws_centre_on_the_score_and_shrink_with_n() -> None:
     assert width(8000) < 0.6 * width(1000)
 
 
+def test_a_draw_without_any_clean_success_leaves_the_score_undefined() -> None:
+    correct = np.ones((3, 3, 4))
+    correct[:, 0, 1:] = 0
+    correct[0] = 0
+    draws = overlap.overlap_draws(correct, resamples=50, seed=0)
+    assert np.isnan(draws).all()
+
+
 def test_bootstrap_draws_equal_a_plain_loop() -> None:
     rng = np.random.default_rng(3)
     right = np.array([[0.9, 0.3, 0.3], [0.9, 0.9, 0.5], [0.9, 0.6, 0.8]])

@@ -62,6 +62,15 @@ def test_intervals_place_each_value_on_the_line_of_its_item() -> None:
     np.testing.assert_allclose(np.round(first.get_ydata(orig=False)), [0, 1])
 
 
+def test_intervals_of_nothing_are_an_empty_figure() -> None:
+    table = pd.DataFrame(columns=["pair", "overlap", "low", "high", "run"])
+    for group in (None, "run"):
+        (axis,) = plotting.intervals(
+            table, value="overlap", label="l", item="pair", group=group
+        ).axes
+        assert axis.get_yticklabels() == []
+
+
 def test_severity_curves_have_a_panel_for_each_family() -> None:
     table = pd.DataFrame(
         {
