@@ -186,7 +186,7 @@ def intervals(
     groups = list(dict.fromkeys(table[group])) if group else [None]
     shared = bool(table[item].duplicated().any())
     figure, axis = plt.subplots(
-        figsize=(7.5, 1.1 + (0.2 + 0.13 * len(groups)) * len(items)), layout="constrained"
+        figsize=(7.5, 1.1 + (0.16 + 0.08 * len(groups)) * len(items)), layout="constrained"
     )
     axis.axvline(reference, color="0.3", linewidth=1)
     for number, name in enumerate(groups):
