@@ -93,6 +93,13 @@ def verdict(low: float, high: float, *, threshold: float = 0.0) -> str:
     return "contradicted" if high < threshold else "undecided"
 
 
+def interval_text(low: float, high: float, *, digits: int = 3) -> str:
+    """An interval in words: "0.010 to 0.200", or "undefined" if an end is NaN."""
+    if np.isnan(low) or np.isnan(high):
+        return "undefined"
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Claim:
     """A published claim, as a quantity that must exceed a threshold, and what was measured.

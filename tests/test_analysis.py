@@ -256,3 +256,9 @@ def test_claims_carry_their_verdict() -> None:
     table = statistics.claims_table(claims)
     assert table["verdict"].tolist() == ["supported", "contradicted"]
     assert table["threshold"].tolist() == [0.5, -0.01]
+
+
+def test_intervals_in_words() -> None:
+    assert statistics.interval_text(0.01, 0.2) == "0.010 to 0.200"
+    assert statistics.interval_text(-0.017, 0.22, digits=2) == "-0.02 to 0.22"
+    assert statistics.interval_text(float("nan"), float("nan")) == "undefined"
