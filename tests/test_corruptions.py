@@ -17,11 +17,11 @@ from robustlib.corruptions.filters import (
     motion_filter,
     pad,
     rgb_to_hsv,
-    stamp,
 )
 from robustlib.corruptions.light import brightness, contrast, saturate
 from robustlib.corruptions.noise import poisson
 from robustlib.corruptions.occlusion import border
+from robustlib.corruptions.shapes import dash, disc, rhombus, stamp
 from robustlib.corruptions.weather import _distance, _edges, _equalise, frost_picture, plasma
 from robustlib.randomness import Stream
 
@@ -208,9 +208,15 @@ def test_severity_raises_change(name: str, size: int) -> None:
 
 
 def test_suites() -> None:
-    assert set(names("laugros")) <= set(ALL)
-    assert "rotation" in names("laugros")
-    assert "contrast" not in names("laugros")
+    assert set(names("laugros")) == {
+        *("gaussian", "salt_pepper", "quantization", "blur", "thumbnail_resize"),
+        *("laugros_pixelate", "artifacts", "vertical_artifacts", "rhombus", "circle", "rain"),
+        *("obstruction", "border", "translation", "shear", "rotation", "elastic", "backlight"),
+        *("laugros_brightness", "laugros_contrast", "color_distortion", "gray_scale", "hue"),
+    }
+    assert len(names("noc")) == 8
+    assert set(names("noc")) <= set(names("laugros"))
+    assert not set(names("laugros")) & set(names("imagenet_c"))
     assert len(set(ALL)) == len(ALL)
     assert set(names("imagenet_c_extra")) == {
         *("speckle_noise", "gaussian_blur", "spatter", "saturate")
@@ -241,6 +247,7 @@ def test_info(name: str) -> None:
     assert entry.name == name
     assert "arXiv" in entry.source
     assert entry.function.__doc__
+    assert entry.table_side(224) == (224 if name in names("imagenet_c") else None)
     for side in (16, 32, 64, 224, 512):
         rows = entry.parameters(side)
         assert len(rows) == 5
@@ -261,6 +268,9 @@ def test_parameters() -> None:
     assert [row["width_px"] for row in info("border").parameters(32)] == [1, 3, 4, 5, 7]
     assert [row["level_count"] for row in info("quantization").parameters(32)][::4] == [8, 3]
     assert info("hue").parameters(32)[4] == {"turn": 0.5}
+    assert [info("fog").table_side(side) for side in (1, 45, 46, 119, 120, 999)] == [
+        *(32, 32, 64, 64, 224, 224)
+    ]
     with pytest.raises(ValueError, match="image_side"):
         info("border").parameters(0)
 
@@ -301,22 +311,76 @@ def test_augment() -> None:
     assert torch.equal(out, augment(images, ["contrast", "border"], seed=3, ids=ids))
     outs = [augment(images, ["contrast", "border"], seed=s, ids=ids) for s in range(6)]
     assert any(not torch.equal(outs[0], o) for o in outs[1:])
-    candidates = [corrupt(images, name, s) for name in ("contrast", "border") for s in SEVERITIES]
+    candidates = [corrupt(images, "contrast", s) for s in SEVERITIES]
+    candidates += [border(images, torch.full((18,), float(px))) for px in range(1, 8)]
     kinds = [{k for k, c in enumerate(candidates) if torch.equal(c[i], out[i])} for i in range(18)]
     assert all(kinds)
     for first, last in ((0, 5), (5, 10), (10, 14), (14, 18)):
-        assert set.intersection(*kinds[first:last])
+        borders = [min(kind) >= 5 for kind in kinds[first:last]]
+        assert all(borders) or set.intersection(*kinds[first:last])
 
 
 def test_augment_draws_every_name_and_severity() -> None:
     images = picture(4)
     ids = torch.arange(4)
-    options = [corrupt(images, name, s) for name in ("contrast", "border") for s in SEVERITIES]
+    options = [corrupt(images, name, s) for name in ("contrast", "pixelate") for s in SEVERITIES]
     seen = set()
     for seed in range(60):
-        out = augment(images, ["contrast", "border"], seed=seed, ids=ids)
+        out = augment(images, ["contrast", "pixelate"], seed=seed, ids=ids)
         seen |= {k for k, o in enumerate(options) if any(map(torch.equal, o, out))}
     assert len(seen) == 10
+
+
+def test_augment_draws_for_each_image() -> None:
+    images = picture(1).expand(200, -1, -1, -1)
+    ids = torch.arange(200)
+    out = augment(images, ["contrast", "border"], seed=1, ids=ids, groups=None)
+    options = [corrupt(images[:1], name, s) for name in ("contrast",) for s in SEVERITIES]
+    options += [border(images[:1], torch.tensor([float(px)])) for px in range(1, 8)]
+    counts = [sum(torch.equal(o[0], image) for image in out) for o in options]
+    assert sum(counts) == 200
+    assert min(counts[:5]) >= 10
+    assert min(counts[6:10]) >= 10
+    some = torch.tensor([7, 3, 150])
+    again = augment(images[some], ["contrast", "border"], seed=1, ids=some, groups=None)
+    assert torch.equal(again, out[some])
+    with pytest.raises(ValueError, match="groups"):
+        augment(images, ["fog"], seed=0, ids=ids, groups=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_random_severity(name: str) -> None:
+    images, ids = picture(1).expand(24, -1, -1, -1), torch.arange(24)
+    out = corrupt(images, name, "random", seed=2)
+    parts = [corrupt(images[i], name, "random", seed=2, ids=ids[i]) for i in ids.split([5, 19])]
+    assert torch.equal(torch.cat(parts), out)
+    if name in names("imagenet_c"):
+        levels = [corrupt(images, name, s, seed=2) for s in SEVERITIES]
+        hits = [[torch.equal(o, level[i]) for level in levels] for i, o in enumerate(out)]
+        assert all(map(any, hits))
+        assert sum(map(any, zip(*hits, strict=True))) >= 4
+    else:
+        assert len({image.sum().item() for image in out}) >= 2
+
+
+def test_severities_for_another_side() -> None:
+    images = torch.full((30, 3, 32, 32), 0.5)
+    assert abs(corrupt(images, "gaussian_noise", 1, severities_for=224).std() - 0.08) < 0.001
+    same = corrupt(picture(), "fog", 2, severities_for=32)
+    assert torch.equal(same, corrupt(picture(), "fog", 2))
+    frame = corrupt(torch.zeros(1, 3, 32, 32), "border", 1, severities_for=224)
+    assert (frame[0, 0, 16] == 0.5).sum() == 18
+    for side in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="image_side"):
+            corrupt(images, "fog", severities_for=side)  # type: ignore[arg-type]
+
+
+def test_options() -> None:
+    assert info("fog").options == {}
+    with pytest.raises(ValueError, match="no options"):
+        corrupt(picture(), "fog", thickness=3)
+    with pytest.raises(UnknownNameError, match="legacy"):
+        corrupt(picture(), "glass_blur", legcy=True)
 
 
 def test_augment_small_batches_and_errors() -> None:
@@ -373,8 +437,10 @@ def test_hsv_round_trip() -> None:
 
 
 def test_quantization_by_hand() -> None:
-    out = quantization(torch.tensor([0.0, 0.2, 0.3, 0.7, 0.8, 1.0]), 3)
-    assert out.tolist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    values = torch.tensor([0.0, 0.2, 0.3, 0.7, 0.8, 1.0]).expand(2, 1, 1, 6)
+    out = quantization(values, torch.tensor([3.0, 4.0]))
+    assert out[0].flatten().tolist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    torch.testing.assert_close(out[1].flatten(), torch.tensor([0.0, 1, 1, 2, 2, 3]) / 3)
     assert len(corrupt(picture(), "quantization", 1).unique()) <= 8
 
 
@@ -386,14 +452,15 @@ def test_pixelate_by_hand() -> None:
 
 
 def test_border_by_hand() -> None:
-    out = border(torch.zeros(1, 3, 4, 5), 1)
+    out = border(torch.zeros(1, 3, 4, 5), torch.ones(1))
     assert out[0, 0].tolist() == [
         [0.5] * 5,
         [0.5, 0, 0, 0, 0.5],
         [0.5, 0, 0, 0, 0.5],
         [0.5] * 5,
     ]
-    assert (border(torch.zeros(1, 3, 4, 4), 2) == 0.5).all()
+    widths = border(torch.zeros(3, 3, 4, 4), torch.tensor([2.0, 3.0, 1.0]))
+    assert (widths == 0.5).flatten(1).sum(1).tolist() == [48, 48, 36]
 
 
 def test_translation_by_hand() -> None:
@@ -519,11 +586,26 @@ def test_rain_whitens_by_half() -> None:
 
 
 def test_stamp_by_hand() -> None:
-    mask = stamp((5, 5), torch.tensor([[2.0]]), torch.tensor([[2.0]]), 1.0, 1.0)[0, 0]
+    centre = torch.tensor([[2.0]]), torch.tensor([[2.0]])
+    one = torch.ones(1)
+    mask = stamp((5, 5), *centre, one, disc(1.0), 1.0)[0, 0]
     assert mask[2].tolist() == [0, 0.5, 1, 0.5, 0]
     assert mask[0, 0] == 0
-    outside = stamp((5, 5), torch.tensor([[-3.0]]), torch.tensor([[9.0]]), 1.0, 1.0)
+    mask = stamp((5, 5), *centre, one, rhombus(2.0), 2.0)[0, 0]
+    assert mask[2].tolist() == [0.5, 1, 1, 1, 0.5]
+    assert mask[1, 1] == 0.5
+    mask = stamp((5, 5), *centre, one, dash(0.25, 2.0), 2.0)[0, 0]  # half a pixel wide
+    assert mask[:, 2].tolist() == [0.5] * 5
+    assert mask.sum() == 2.5
+    outside = stamp((5, 5), torch.tensor([[-3.0]]), torch.tensor([[9.0]]), one, disc(1.0), 1.0)
     assert (outside == 0).all()
+
+
+def test_stamp_draws_as_many_as_asked() -> None:
+    x = torch.tensor([[2.0, 7.0, 12.0]]).expand(4, 3)
+    counts = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    mask = stamp((5, 15), x, torch.full((4, 3), 2.0), counts, disc(1.0), 1.0)
+    assert (mask == 1).flatten(1).sum(1).tolist() == [0, 1, 2, 3]
 
 
 def test_elastic_keeps_flat_and_moves_edges() -> None:

@@ -8,17 +8,33 @@ A batch is float32, (N, 3, H, W), RGB, in [0, 1]. What an image becomes depends 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from robustlib.checks import check_images, check_name, check_nonempty, check_severity
 from robustlib.corruptions import blur, digital, geometric, light, noise, occlusion, weather
-from robustlib.corruptions.registry import FAMILIES, OVERLAP, REGISTRY, CorruptionInfo
+from robustlib.corruptions.registry import (
+    FAMILIES,
+    OVERLAP,
+    REGISTRY,
+    AmountRange,
+    CorruptionInfo,
+)
 from robustlib.randomness import Stream, derive_seed
 
-__all__ = ["CorruptionInfo", "augment", "corrupt", "families", "info", "names"]
+__all__ = [
+    "CorruptionInfo",
+    "Severity",
+    "augment",
+    "check_strength",
+    "corrupt",
+    "families",
+    "info",
+    "names",
+]
 
 _IMAGENET_C_15 = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -27,26 +43,32 @@ _IMAGENET_C_15 = (
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
 _IMAGENET_C_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+_NOC = (
+    *("shear", "rain", "hue", "quantization"),
+    *("laugros_brightness", "border", "blur", "vertical_artifacts"),
+)
 
 # Importing a family's module enters its corruptions into the registry.
 _MODULES = (noise, blur, weather, digital, geometric, light, occlusion)
 
 # On a CPU images go through in pieces that stay in the cache.
 _CPU_PIECE = 2**18
-_MAX_GROUPS = 4
+_GROUPS = 4
+
+Severity = int | Literal["random"]
 
 
 def _suites() -> dict[str, tuple[str, ...]]:
     order = {family: i for i, family in enumerate(FAMILIES)}
     every = tuple(sorted(REGISTRY, key=lambda name: order[REGISTRY[name].family]))
-    suites = {
+    return {
         "all": every,
         "imagenet_c": _IMAGENET_C_15 + _IMAGENET_C_EXTRA,
         "imagenet_c_15": _IMAGENET_C_15,
         "imagenet_c_extra": _IMAGENET_C_EXTRA,
         "laugros": tuple(name for name in every if REGISTRY[name].source == OVERLAP),
+        "noc": _NOC,
     }
-    return {suite: members for suite, members in suites.items() if set(members) <= set(every)}
 
 
 _SUITES = _suites()
@@ -56,8 +78,10 @@ def names(suite: str = "all") -> tuple[str, ...]:
     """Return the corruption names of a suite, in a fixed order.
 
     "all"; "imagenet_c", the nineteen of Hendrycks and Dietterich (2019); "imagenet_c_15", its
-    fifteen main ones; "imagenet_c_extra", its four extra ones; "laugros", those candidates of
-    Laugros et al. (2021) that are implemented here, not all of theirs.
+    fifteen main ones; "imagenet_c_extra", its four extra ones; "laugros", the candidates of
+    Laugros et al. (2021); "noc", the eight of them in ImageNet-NOC. Where both papers have a
+    name, that of ImageNet-C keeps it: the others are laugros_brightness, laugros_contrast and
+    laugros_pixelate.
     Raises `UnknownNameError` for another suite.
     """
     return _SUITES[check_name(suite, _SUITES, "suite")]
@@ -95,70 +119,160 @@ def _check_seed(seed: int) -> int:
     return seed
 
 
+def check_strength(severity: Severity) -> None:
+    """Raise `ValueError` unless `severity` is 1 to 5 or "random"."""
+    if isinstance(severity, str) and severity != "random":
+        raise ValueError(f"severity must be 1 to 5 or 'random', got {severity!r}.")
+    if not isinstance(severity, str):
+        check_severity(severity)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    allowed = info(name).options
+    for option in options:
+        if not allowed:
+            raise ValueError(f"the corruption {name!r} takes no options, got {option!r}.")
+        check_name(option, allowed, f"option of {name!r}")
+
+
 @torch.no_grad()
-def _apply(images: Tensor, name: str, severity: int, seed: int, ids: Tensor) -> Tensor:
+def _apply(
+    images: Tensor,
+    name: str,
+    severity: Severity,
+    seed: int,
+    ids: Tensor,
+    severities_for: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Tensor:
     if images.numel() == 0:
         return images.clone()
-    images = images.contiguous()
-    corruption = REGISTRY[name]
-    parameters = corruption.parameters(min(images.shape[2:]))[severity - 1]
+    side = severities_for or min(images.shape[2:])
+    if severity == "random" and not isinstance(REGISTRY[name].strengths, AmountRange):
+        drawn = Stream(seed, ids, name).integers(1, 6)
+        out = torch.empty_like(images)
+        for level in drawn.unique().tolist():
+            chosen = (drawn == level).nonzero().squeeze(1)
+            out[chosen] = _apply(images[chosen], name, level, seed, ids[chosen], side, options)
+        return out
     piece = len(images)
     if images.device.type == "cpu":
         piece = max(1, _CPU_PIECE // images[0].numel())
-    results = []
-    for part, part_ids in zip(images.split(piece), ids.split(piece), strict=True):
-        if corruption.random:
-            result = corruption.function(part, Stream(seed, part_ids, name, severity), **parameters)
-        else:
-            result = corruption.function(part, **parameters)
-        results.append(result.clamp_(0, 1))
+    results = [
+        _apply_piece(part, name, severity, seed, part_ids, side, options or {})
+        for part, part_ids in zip(images.contiguous().split(piece), ids.split(piece), strict=True)
+    ]
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
+def _apply_piece(
+    images: Tensor,
+    name: str,
+    severity: Severity,
+    seed: int,
+    ids: Tensor,
+    side: int,
+    options: Mapping[str, Any],
+) -> Tensor:
+    corruption = REGISTRY[name]
+    level = 0 if severity == "random" else severity
+    stream = Stream(seed, ids, name, level)
+    if isinstance(corruption.strengths, AmountRange):
+        if level:
+            fraction = torch.full((len(images),), (level - 1) / 4, device=images.device)
+        else:
+            fraction = stream.uniform()
+        parameters = {corruption.strengths.name: corruption.strengths.amount(fraction, side)}
+    else:
+        parameters = corruption.parameters(side)[level - 1]
+    arguments = (images, stream) if corruption.random else (images,)
+    return corruption.function(*arguments, **parameters, **options).clamp_(0, 1)
+
+
 def corrupt(
-    images: Tensor, name: str, severity: int = 3, seed: int = 0, ids: Tensor | None = None
+    images: Tensor,
+    name: str,
+    severity: Severity = 3,
+    seed: int = 0,
+    ids: Tensor | None = None,
+    *,
+    severities_for: int | None = None,
+    **options: Any,
 ) -> Tensor:
     """Return a corrupted copy of a batch.
 
     images: float32 (N, 3, H, W) in [0, 1], on any device; never modified. name: one of
-    `names()`. severity: 1 to 5. seed: any int. ids: int64 (N,), the identity of each image,
-    say its index in the test set; positions 0 .. N - 1 if None, which ties the result to the
-    order of the batch. Returns float32 (N, 3, H, W) in [0, 1], without gradient.
+    `names()`. severity: 1 to 5, or "random" for one drawn for each image: evenly from 1 to 5 for
+    the corruptions of ImageNet-C, an amount even over the published range for those of
+    Laugros et al. seed: any int. ids: int64 (N,), the identity of each image, say its index in
+    the test set; positions 0 .. N - 1 if None, which ties the result to the order of the batch.
+    severities_for: take the severities meant for images of this side in pixels; None for that
+    of these images, which is the shorter one (see `CorruptionInfo.parameters` and
+    `CorruptionInfo.table_side`). options: those of the corruption, `info(name).options`:
+    `legacy=True` for the pixels that the published glass_blur duplicates instead of swapping
+    them, `photographs=folder` for a frost from photographs.
+    Returns float32 (N, 3, H, W) in [0, 1], without gradient.
 
     An image's pixels depend on (seed, id, name, severity) only, to the bit on one device and
-    to rounding across devices. Severities for other sides than the published 32, 64 and 224: see
-    `CorruptionInfo.parameters`.
-    Raises `UnknownNameError` for an unknown name, `ValueError` for any other bad argument.
+    to rounding across devices.
+    Raises `UnknownNameError` for an unknown name or option, `ValueError` for any other bad
+    argument.
     """
     check_name(name, REGISTRY, "corruption")
-    check_severity(severity)
+    check_strength(severity)
     _check_seed(seed)
+    _check_options(name, options)
+    if severities_for is not None:
+        info(name).parameters(severities_for)
     check_images(images)
-    return _apply(images, name, severity, seed, _check_ids(ids, images))
+    return _apply(images, name, severity, seed, _check_ids(ids, images), severities_for, options)
 
 
-def augment(images: Tensor, names: Sequence[str], *, seed: int, ids: Tensor) -> Tensor:
-    """Return a corrupted copy of a training batch, with corruption and severity drawn.
+def augment(
+    images: Tensor,
+    names: Sequence[str],
+    *,
+    seed: int,
+    ids: Tensor,
+    severity: Severity = "random",
+    groups: int | None = _GROUPS,
+) -> Tensor:
+    """Return a corrupted copy of a training batch, with corruptions and severities drawn.
 
-    The batch is cut into at most four consecutive groups of about equal size. Each group gets
-    one name of `names` and one severity from 1 to 5, drawn evenly from `seed`. Groups, rather
-    than a draw for each image, are this project's choice: they keep the work batched. So that
-    the draws change, pass another seed at each step. Arguments and errors as in `corrupt`.
+    The batch is cut into `groups` consecutive parts of about equal size. Each part gets one name
+    of `names`, drawn evenly from `seed`, and one severity from 1 to 5; those of Laugros et al.
+    get an amount for each image, even over the published range. Four groups are this project's
+    choice: they keep the work batched. groups=None draws name and severity for each image by
+    itself, as `corrupt(..., severity="random")` does, and takes several times as long on small
+    images. A number as `severity` fixes it. So that the draws change, pass another seed at each
+    step. Other arguments and errors as in `corrupt`.
     """
     check_nonempty(names, "names")
     for name in names:
         check_name(name, REGISTRY, "corruption")
+    check_strength(severity)
     _check_seed(seed)
+    if groups is not None and (isinstance(groups, bool) or groups < 1):
+        raise ValueError(f"groups must be at least 1, or None for each image, got {groups!r}.")
     check_images(images)
     ids = _check_ids(ids, images)
     if images.numel() == 0:
         return images.clone()
-    groups = min(_MAX_GROUPS, len(images))
-    results = []
-    for i, (part, part_ids) in enumerate(
-        zip(images.tensor_split(groups), ids.tensor_split(groups), strict=True)
+    out = torch.empty_like(images)
+    if groups is None:
+        picks = Stream(seed, ids, "augment").integers(0, len(names))
+        for pick in picks.unique().tolist():
+            chosen = (picks == pick).nonzero().squeeze(1)
+            out[chosen] = _apply(images[chosen], names[pick], severity, seed, ids[chosen])
+        return out
+    groups = min(groups, len(images))
+    for i, (part, part_ids, target) in enumerate(
+        zip(*(x.tensor_split(groups) for x in (images, ids, out)), strict=True)
     ):
         draw = derive_seed("augment", seed, i)
-        severity, pick = draw % 5 + 1, draw // 5 % len(names)
-        results.append(_apply(part, names[pick], severity, seed, part_ids))
-    return torch.cat(results)
+        name = names[draw // 5 % len(names)]
+        level = severity
+        if severity == "random" and not isinstance(REGISTRY[name].strengths, AmountRange):
+            level = draw % 5 + 1
+        target.copy_(_apply(part, name, level, seed, part_ids))
+    return out

@@ -15,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlib.randomness import Stream
-
 LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(images: Tensor) -> Tensor:
     """Grey value 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601): (N, 3, H, W) -> (N, 1, H, W)."""
     r, g, b = images.split(1, dim=1)
-    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
 def border_index(size: int, before: int, after: int, mode: str) -> list[int]:
@@ -47,7 +45,12 @@ def _border_tensor(size: int, before: int, after: int, mode: str, device: torch.
 
 
 def pad(images: Tensor, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> Tensor:
-    """Pad the last two axes by (before, after) with a mode of `border_index`."""
+    """Pad the last two axes by (before, after) with a mode of `border_index`.
+
+    Returns `images` itself where there is nothing to add.
+    """
+    if not any(rows + columns):
+        return images
     h, w = images.shape[-2:]
     if mode == "edge" or (mode == "mirror" and max(rows) < h and max(columns) < w):
         torch_mode = "replicate" if mode == "edge" else "reflect"
@@ -221,37 +224,3 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
         ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
         channels.append(value - value * saturation * ramp)
     return torch.stack(channels, dim=1)
-
-
-def random_places(stream: Stream, shape: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
-    """Return x and y, each (N, count), uniform over an image of shape (H, W)."""
-    h, w = shape
-    place = stream.uniform((2, count))
-    return place[:, 0] * w - 0.5, place[:, 1] * h - 0.5
-
-
-def stamp(shape: tuple[int, int], x: Tensor, y: Tensor, rx: float, ry: float) -> Tensor:
-    """Coverage in [0, 1] of K shapes drawn on each image: (N, 1, H, W).
-
-    x, y: centres (N, K) in pixel coordinates. rx == ry draws discs of that radius, otherwise
-    upright rectangles with these half sides. The edge falls off over one pixel, so a shape
-    thinner than a pixel is fainter instead of lost. Where shapes overlap the larger counts.
-    """
-    h, w = shape
-    n, k = x.shape
-    reach_x, reach_y = math.ceil(rx + 0.5), math.ceil(ry + 0.5)
-    ox = torch.arange(-reach_x, reach_x + 1, device=x.device)
-    oy = torch.arange(-reach_y, reach_y + 1, device=x.device)[:, None]
-    px = (x.round().long()[..., None, None] + ox).expand(n, k, len(oy), len(ox))
-    py = (y.round().long()[..., None, None] + oy).expand(n, k, len(oy), len(ox))
-    dx, dy = (px - x[..., None, None]).abs(), (py - y[..., None, None]).abs()
-    if rx == ry:
-        coverage = (rx + 0.5 - (dx * dx + dy * dy).sqrt()).clamp_(0, 1) * min(1.0, 2 * rx)
-    else:
-        coverage = (rx + 0.5 - dx).clamp_(0, min(1.0, 2 * rx))
-        coverage = coverage * (ry + 0.5 - dy).clamp_(0, min(1.0, 2 * ry))
-    inside = (px >= 0) & (px < w) & (py >= 0) & (py < h)
-    index = torch.where(inside, py * w + px, 0).view(n, -1)
-    coverage = torch.where(inside, coverage, 0.0).view(n, -1)
-    canvas = torch.zeros(n, h * w, device=x.device)
-    return canvas.scatter_reduce_(1, index, coverage, "amax").view(n, 1, h, w)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -12,43 +11,70 @@ from robustlib.corruptions.filters import border_index, gaussian_weights, sample
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
-    even_steps,
+    AmountRange,
     published,
     register,
 )
 from robustlib.randomness import Stream
 
 
-@register(family="geometric", source=OVERLAP, random=True, table=even_steps(degrees=(7, 50)))
-def rotation(images: Tensor, stream: Stream, degrees: float) -> Tensor:
+@register(family="geometric", source=OVERLAP, random=True, table=AmountRange("degrees", 7, 50))
+def rotation(images: Tensor, stream: Stream, degrees: Tensor) -> Tensor:
     """Turn about the centre by +degrees or -degrees, bilinear, black outside."""
-    angle = stream.sign() * math.radians(degrees)
+    angle = stream.sign() * degrees.deg2rad()
     cos, sin = angle.cos(), angle.sin()
     return sample_affine(images, (cos, sin, -sin, cos, 0.0, 0.0), "zero")
 
 
-@register(family="geometric", source=OVERLAP, random=True, table=even_steps(degrees=(12, 39)))
-def shear(images: Tensor, stream: Stream, degrees: float) -> Tensor:
+@register(family="geometric", source=OVERLAP, random=True, table=AmountRange("degrees", 12, 39))
+def shear(images: Tensor, stream: Stream, degrees: Tensor) -> Tensor:
     """Slant about the centre by +degrees or -degrees, along x or along y, black outside.
 
     The axis, x or y with equal chance, is this project's choice.
     """
-    slope = stream.sign() * math.tan(math.radians(degrees))
+    slope = stream.sign() * degrees.deg2rad().tan()
     along_x = (stream.sign() + 1) / 2
     return sample_affine(images, (1.0, slope * along_x, slope * (1 - along_x), 1.0, 0, 0), "zero")
 
 
-@register(family="geometric", source=OVERLAP, random=True, table=even_steps(shift_px=(15, 62)))
-def translation(images: Tensor, stream: Stream, shift_px: int) -> Tensor:
+@register(family="geometric", source=OVERLAP, random=True, table=AmountRange("shift_px", 15, 62))
+def translation(images: Tensor, stream: Stream, shift_px: Tensor) -> Tensor:
     """Move by shift_px along both axes, each sign drawn by itself, black fill."""
     n, c, h, w = images.shape
-    signs = stream.sign((2,)).long()
-    y = torch.arange(h, device=images.device) - signs[:, :1] * shift_px
-    x = torch.arange(w, device=images.device) - signs[:, 1:] * shift_px
+    shift = (stream.sign((2,)) * shift_px[:, None]).long()
+    y = torch.arange(h, device=images.device) - shift[:, :1]
+    x = torch.arange(w, device=images.device) - shift[:, 1:]
     inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]
     index = y.clamp_(0, h - 1)[:, :, None] * w + x.clamp_(0, w - 1)[:, None, :]
     index = index.view(n, 1, h * w).expand(n, c, h * w)
     return images.reshape(n, c, h * w).gather(2, index).view_as(images) * inside[:, None]
+
+
+@register(family="geometric", source=OVERLAP, random=True, table=AmountRange("crop_px", 44, 110))
+def elastic(images: Tensor, stream: Stream, crop_px: Tensor) -> Tensor:
+    """Cut crop_px off one axis and stretch what is left over the whole side, bilinear.
+
+    The axis, x or y with equal chance, and the place of the crop, even over all that fit, are
+    this project's choice.
+    """
+    h, w = images.shape[-2:]
+    along_x = (stream.sign() + 1) / 2
+    place = stream.uniform((), -0.5, 0.5)
+    side = along_x * w + (1 - along_x) * h
+    crop = torch.minimum(crop_px, side - 1)
+    stretch, shift = 1 - crop / side, place * crop
+    return sample_affine(
+        images,
+        (
+            1 - along_x * (1 - stretch),
+            0.0,
+            0.0,
+            1 - (1 - along_x) * (1 - stretch),
+            along_x * shift,
+            (1 - along_x) * shift,
+        ),
+        "symmetric",
+    )
 
 
 @register(

@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustlib.corruptions.filters import hsv_to_rgb, rgb_to_hsv, value_chroma_saturation
+from robustlib.corruptions.filters import (
+    hsv_to_rgb,
+    luma,
+    rgb_to_hsv,
+    value_chroma_saturation,
+)
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
-    even_steps,
+    AmountRange,
     published,
     register,
 )
@@ -88,8 +93,51 @@ def saturate(images: Tensor, saturation_factor: float, saturation_shift: float) 
     return out
 
 
-@register(family="light", source=OVERLAP, random=True, table=even_steps(turn=(0.05, 0.5)))
-def hue(images: Tensor, stream: Stream, turn: float) -> Tensor:
+@register(family="light", source=OVERLAP, random=True, table=AmountRange("shift", 0.16, 0.51))
+def laugros_brightness(images: Tensor, stream: Stream, shift: Tensor) -> Tensor:
+    """x + shift or x - shift, the sign drawn for each image."""
+    return images + _each(stream.sign() * shift)
+
+
+@register(family="light", source=OVERLAP, random=False, table=AmountRange("blend", 0.33, 0.74))
+def laugros_contrast(images: Tensor, blend: Tensor) -> Tensor:
+    """(1 - blend) x + blend m, m the mean of all values of the image."""
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return images + (mean - images).mul_(_each(blend))
+
+
+@register(family="light", source=OVERLAP, random=False, table=AmountRange("blend", 0.49, 1))
+def gray_scale(images: Tensor, blend: Tensor) -> Tensor:
+    """(1 - blend) x + blend g, g the grey value of each pixel."""
+    return images + (luma(images) - images).mul_(_each(blend))
+
+
+@register(family="light", source=OVERLAP, random=True, table=AmountRange("shift", 0.09, 0.4))
+def color_distortion(images: Tensor, stream: Stream, shift: Tensor) -> Tensor:
+    """Add shift to one of the three channels, drawn for each image."""
+    channel = stream.integers(0, 3)[:, None] == torch.arange(3, device=images.device)
+    return images + (channel * shift[:, None])[..., None, None]
+
+
+@register(family="light", source=OVERLAP, random=True, table=AmountRange("shift", 0.11, 0.44))
+def backlight(images: Tensor, stream: Stream, shift: Tensor) -> Tensor:
+    """Add shift to one half of the image and take it from the other, which one is drawn.
+
+    Halves side by side, as against one above the other, are this project's choice.
+    """
+    w = images.shape[-1]
+    left = torch.arange(w, device=images.device) < w // 2
+    return images + torch.where(left, 1.0, -1.0) * _each(stream.sign() * shift)
+
+
+@register(family="light", source=OVERLAP, random=True, table=AmountRange("turn", 0.05, 0.5))
+def hue(images: Tensor, stream: Stream, turn: Tensor) -> Tensor:
     """Turn the hue of HSV by +turn or -turn of the full circle, the sign drawn for each image."""
     angle, saturation, value = rgb_to_hsv(images)
-    return hsv_to_rgb(angle + turn * stream.sign((1, 1)), saturation, value)
+    turn = (stream.sign() * turn).view(-1, 1, 1)
+    return hsv_to_rgb(angle + turn, saturation, value)
+
+
+def _each(amount: Tensor) -> Tensor:
+    """One value for each image (N,), to be combined with (N, C, H, W)."""
+    return amount.view(-1, 1, 1, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robustlib.checks import check_name
@@ -18,8 +20,48 @@ IMAGENET_C = "Hendrycks and Dietterich 2019, arXiv 1903.12261 (ImageNet-C)"
 OVERLAP = "Laugros, Caplier and Ospici 2021, arXiv 2105.12357 (overlapping score)"
 
 Parameters = tuple[dict[str, Any], ...]
-Table = Callable[[int], Parameters]
 CorruptFn = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Five published rows of parameters for each of some image sides."""
+
+    by_side: Mapping[int, Parameters]
+
+    def nearest_side(self, image_side: int) -> int:
+        """The published side that is nearest to `image_side` in ratio."""
+        return min(self.by_side, key=lambda side: abs(math.log(side / image_side)))
+
+    def parameters(self, image_side: int) -> Parameters:
+        """The rows of the nearest published side; their numbers are not rescaled."""
+        return self.by_side[self.nearest_side(image_side)]
+
+
+@dataclass(frozen=True)
+class AmountRange:
+    """One amount, from `first` (weakest) to `last` (strongest), published for 224 pixels.
+
+    A name that ends in `_px` is a length: it scales with the image side and is never below one
+    pixel. A name that ends in `_px` or `_count` is rounded to a whole number.
+    """
+
+    name: str
+    first: float
+    last: float
+
+    def amount(self, fraction: Tensor, image_side: int) -> Tensor:
+        """The amounts at `fraction` (N,), 0 to 1, of the way from `first` to `last`."""
+        amount = self.first + (self.last - self.first) * fraction
+        if self.name.endswith("_px"):
+            return amount.mul_(image_side / 224).round_().clamp_min_(1)
+        return amount.round_() if self.name.endswith("_count") else amount
+
+    def parameters(self, image_side: int) -> Parameters:
+        """Five even steps."""
+        amounts = self.amount(torch.linspace(0, 1, 5), image_side).tolist()
+        whole = self.name.endswith(("_px", "_count"))
+        return tuple({self.name: int(x) if whole else round(x, 6)} for x in amounts)
 
 
 @dataclass(frozen=True)
@@ -28,6 +70,7 @@ class CorruptionInfo:
 
     name: the registered name. family: one of `FAMILIES`. source: the paper that published
     the severities. random: whether two images with the same pixels may come out different.
+    strengths: the published tables, or the published range of the amount.
     """
 
     name: str
@@ -35,29 +78,56 @@ class CorruptionInfo:
     source: str
     random: bool
     function: CorruptFn = field(repr=False)
-    table: Table = field(repr=False)
+    strengths: Tables | AmountRange = field(repr=False)
 
     def parameters(self, image_side: int) -> Parameters:
-        """Return the keyword arguments at severity 1 .. 5 for images of `image_side` pixels.
+        """The parameters at severity 1 .. 5 for images of `image_side` pixels.
 
-        For an image that isn't square, the side is the shorter one.
+        For an image that isn't square, the side is the shorter one. Severities of ImageNet-C
+        come from the table of `table_side(image_side)`, the others are five even steps
+        through the published range.
         """
-        if image_side < 1:
-            raise ValueError(f"image_side must be at least 1, got {image_side}.")
-        return self.table(image_side)
+        return self.strengths.parameters(_check_side(image_side))
+
+    def table_side(self, image_side: int) -> int | None:
+        """The image side whose published table is used, 32, 64 or 224; None if there is none.
+
+        It is the nearest in ratio: 45 px take the table of 32, 46 px that of 64.
+        """
+        _check_side(image_side)
+        if isinstance(self.strengths, AmountRange):
+            return None
+        return self.strengths.nearest_side(image_side)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that `corrupt` passes on, with their defaults."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+
+
+def _check_side(image_side: int) -> int:
+    if isinstance(image_side, bool) or not isinstance(image_side, int) or image_side < 1:
+        raise ValueError(f"image_side must be an integer of at least 1, got {image_side!r}.")
+    return image_side
 
 
 REGISTRY: dict[str, CorruptionInfo] = {}
 
 
 def register(
-    *, family: str, source: str, random: bool, table: Table
+    *, family: str, source: str, random: bool, table: Tables | AmountRange
 ) -> Callable[[CorruptFn], CorruptFn]:
     """Enter a function under its own name.
 
-    The function takes `(images, stream, **parameters)` if `random` and
-    `(images, **parameters)` otherwise, images (N, 3, H, W) float32 in [0, 1] with N >= 1.
-    It leaves `images` alone, and may return values outside [0, 1]: the caller clips.
+    The function takes `(images, stream, **parameters)` if `random` and `(images, **parameters)`
+    otherwise, images (N, 3, H, W) float32 in [0, 1] with N >= 1. Parameters are the numbers of
+    a table's row, or for an `AmountRange` the amount of each image, float32 (N,). Keyword-only
+    arguments are options. It leaves `images` alone, and may return values outside [0, 1]: the
+    caller clips.
     """
 
     def enter(function: CorruptFn) -> CorruptFn:
@@ -70,13 +140,11 @@ def register(
     return enter
 
 
-def published(fields: str, tables: Mapping[int, Sequence[Any]]) -> Table:
-    """Severities of a published table for each image side.
+def published(fields: str, tables: Mapping[int, Sequence[Any]]) -> Tables:
+    """Tables of severities for several image sides.
 
     fields: parameter names, separated by spaces. tables: {side: five rows}; a row is a
-    number, or a tuple when there are several fields. The table nearest to the image side in
-    ratio is used, and its numbers are not rescaled: between two published sides the same
-    name means the severity of the nearer one.
+    number, or a tuple when there are several fields.
     """
     names = fields.split()
 
@@ -84,30 +152,4 @@ def published(fields: str, tables: Mapping[int, Sequence[Any]]) -> Table:
         tuples = [row if len(names) > 1 else (row,) for row in rows]
         return tuple(dict(zip(names, row, strict=True)) for row in tuples)
 
-    by_side = {side: as_parameters(rows) for side, rows in tables.items()}
-
-    def table(image_side: int) -> Parameters:
-        return by_side[min(by_side, key=lambda side: abs(math.log(side / image_side)))]
-
-    return table
-
-
-def even_steps(**ranges: tuple[float, float]) -> Table:
-    """Severities as five even steps through a published range, first to last.
-
-    The ranges hold for 224 pixels. A name that ends in `_px` is a length: it scales with
-    the image side and is never below one pixel. A name that ends in `_px` or `_count` is
-    rounded to a whole number.
-    """
-
-    def value(name: str, severity: int, image_side: int) -> float | int:
-        first, last = ranges[name]
-        x = first + (last - first) * (severity - 1) / 4
-        if name.endswith("_px"):
-            return max(1, round(x * image_side / 224))
-        return round(x) if name.endswith("_count") else round(x, 6)
-
-    def table(image_side: int) -> Parameters:
-        return tuple({n: value(n, s, image_side) for n in ranges} for s in range(1, 6))
-
-    return table
+    return Tables({side: as_parameters(rows) for side, rows in tables.items()})

@@ -13,16 +13,15 @@ from robustlib.corruptions.filters import (
     gaussian_filter,
     luma,
     motion_filter,
-    random_places,
-    stamp,
 )
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
-    even_steps,
+    AmountRange,
     published,
     register,
 )
+from robustlib.corruptions.shapes import disc, draw_shapes
 from robustlib.randomness import Stream
 
 
@@ -322,14 +321,12 @@ def _equalise(levels: Tensor) -> Tensor:
     return table.gather(1, levels.flatten(1).long()).view_as(levels)
 
 
-@register(family="weather", source=OVERLAP, random=True, table=even_steps(drop_count=(12, 120)))
-def rain(images: Tensor, stream: Stream, drop_count: int) -> Tensor:
+@register(family="weather", source=OVERLAP, random=True, table=AmountRange("drop_count", 12, 120))
+def rain(images: Tensor, stream: Stream, drop_count: Tensor) -> Tensor:
     """Half-white discs at random places, drop_count of them: (x + 1) / 2 under a drop.
 
     A radius of 4 pixels at 224 is this project's choice; the count is published.
     """
-    h, w = images.shape[-2:]
-    x, y = random_places(stream, (h, w), drop_count)
-    radius = max(0.3, 4 * min(h, w) / 224)
-    mask = stamp((h, w), x, y, radius, radius)
+    radius = max(0.3, 4 * min(images.shape[-2:]) / 224)
+    mask = draw_shapes(stream, images, drop_count, disc(radius), radius)
     return images + mask.mul_(0.5) * (1 - images)
