@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study smoke full test lint bench lab report clean lock
+.PHONY: help setup study smoke full test lint bench fidelity lab report clean lock
 
 help:
 	@echo 'make setup    install everything, exactly as locked, into .venv'
@@ -18,6 +18,8 @@ help:
 	@echo 'make test     run the tests, smoke run of every notebook included'
 	@echo 'make lint     check style, types and layers'
 	@echo 'make bench    measure speed beside what you would use instead'
+	@echo 'make fidelity REFERENCE=folder'
+	@echo '              compare corruptions with outputs of the published code'
 	@echo 'make lab      open JupyterLab in the environment'
 	@echo 'make report   rebuild the HTML pages of the latest run from its notebooks'
 	@echo 'make clean    delete reports, stored models and caches; keep .venv and data'
@@ -70,6 +72,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(PY) -m benchmarks.run $(ARGS)
+	@$(PY) -m benchmarks.corruptions
+
+fidelity: $(INSTALLED)
+	@test -n '$(REFERENCE)' || { \
+	    echo "Name the folder of reference outputs: make fidelity REFERENCE=folder" >&2; exit 1; }
+	@$(PY) -m benchmarks.fidelity '$(REFERENCE)'
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter-lab $(ARGS)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from benchmarks import corruptions as speed
 from benchmarks import run
-from robustlib.corruptions import corrupt, info
+from robustlib.corruptions import corrupt, info, names
 from robustlib.data import Dataset
 
 COLUMNS = ["measure", "case", "robustlib", "compared with", "other", "ratio", "ratio means"]
@@ -84,3 +89,170 @@ def test_the_table_and_its_provenance_are_written(
     printed = capsys.readouterr().out
     assert "times faster" in printed
     assert facts["processor"] in printed
+
+
+# The nineteen beside imagecorruptions
+
+STUB = """
+import json, sys
+print(json.dumps({"python": "3", "packages": {}}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["corruption"] == "end":
+        break
+    answer = {"milliseconds": request["severity"] * 2.0, "images": 1}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[speed.Worker]:
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+    with speed.Worker(sys.executable, script, 1) as worker:
+        yield worker
+
+
+def test_medians_leave_out_the_warm_up() -> None:
+    a, b = iter([100.0, 1, 5, 2]), iter([100.0, 3, 3, 4])
+    assert speed.medians({"a": lambda: next(a), "b": lambda: next(b)}, 3) == {"a": 2, "b": 3}
+
+
+def test_bandwidth_share_by_hand() -> None:
+    image = 2 * 4 * 3 * 10 * 10  # bytes: read and written, float32, three channels
+    assert speed.bandwidth_share(10, milliseconds=1, rate=1000 * image) == pytest.approx(1)
+    assert speed.bandwidth_share(10, milliseconds=2, rate=2000 * image) == pytest.approx(0.25)
+
+
+def test_copy_rate_is_positive() -> None:
+    assert speed.copy_rate(torch.device("cpu"), values=1000, repeats=2) > 0
+
+
+def test_rows_and_their_summary() -> None:
+    rates = {"cpu": 1e9, "cuda": 1e12}
+    table = pd.DataFrame(
+        speed.rows(32, "fog", {"cpu": 2.0, "cuda": 0.5, "theirs": 4.0}, rates)
+        + speed.rows(32, "snow", {"cpu": 1.0, "cuda": 0.25, "theirs": 8.0}, rates)
+    )
+    assert table["device"].tolist() == ["cpu", "cuda"] * 2
+    assert table["times_faster"].tolist() == [2, 8, 8, 32]
+    summary = speed.summary(table)
+    assert summary["geometric_mean"].tolist() == pytest.approx([4, 16])
+    assert summary["smallest"].tolist() == [2, 8]
+    assert summary["of"].tolist() == ["fog", "fog"]
+    (alone,) = speed.rows(32, "fog", {"cpu": 2.0}, {"cpu": 1e9})
+    assert alone["robustlib_ms"] == 2
+    assert math.isnan(alone["times_faster"])
+
+
+def test_both_sides_get_the_same_pixels_in_turns(
+    stub: speed.Worker, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = tiny.train.images[:2]
+    asked: list[dict[str, object]] = []
+    ask = stub.ask
+
+    def check_and_ask(**request: object) -> dict[str, object]:
+        assert np.array_equal(np.load(str(request["images"])), pixels.permute(0, 2, 3, 1).numpy())
+        asked.append(request)
+        return ask(**request)
+
+    monkeypatch.setattr(stub, "ask", check_and_ask)
+    monkeypatch.setattr(speed, "pictures", lambda side: pixels)
+    monkeypatch.setattr(speed.corruptions, "names", lambda suite: ("brightness", "contrast"))
+    found = dict(speed.measure(16, [torch.device("cpu")], stub, turns=1))
+    assert list(found) == ["brightness", "contrast"]
+    assert found["contrast"]["theirs"] == 2 * (1 + 2 + 3 + 4 + 5) / 5
+    assert found["contrast"]["cpu"] > 0
+    assert [one["severity"] for one in asked] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5] * 2
+
+
+def test_pictures_of_both_sides(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "BATCHES", {16: 8, 40: 4})
+    monkeypatch.setattr(speed.data, "load", lambda *args, **options: tiny)
+    assert torch.equal(speed.pictures(16), tiny.train.images[:8])
+    large = speed.pictures(40)
+    assert large.shape == (4, 3, 40, 40)
+    assert large.dtype == torch.uint8
+
+
+def test_a_worker_that_ends_is_said(stub: speed.Worker) -> None:
+    assert stub.greeting["python"] == "3"
+    assert stub.ask(corruption="fog", severity=3)["milliseconds"] == 6
+    with pytest.raises(speed.LeftOutError, match="ended"):
+        stub.ask(corruption="end", severity=1)
+
+
+def test_the_worker_itself_with_a_stand_in_for_imagecorruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imagecorruptions.py").write_text(
+        "def corrupt(image, severity, corruption_name):\n"
+        "    assert image.shape == (8, 8, 3) and severity == 2 and corruption_name == 'fog'\n"
+        "    print('stray output')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    np.save(tmp_path / "images.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    request = {"images": str(tmp_path / "images.npy"), "corruption": "fog", "severity": 2}
+    with speed.Worker(sys.executable, speed.WORKER, 1) as worker:
+        assert worker.greeting["packages"]["numpy"] == np.__version__
+        assert worker.ask(**request, seconds=60)["images"] == 5
+        answer = worker.ask(**request, seconds=0)
+    assert answer["images"] == 1
+    assert answer["milliseconds"] > 0
+
+
+def test_without_an_environment_the_comparison_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_environment() -> Path:
+        raise speed.LeftOutError("no Python 3.11")
+
+    def measure(side: int, *args: object, **options: object) -> Iterator[tuple[str, dict]]:
+        yield from ((name, {"cpu": 0.5}) for name in names("imagenet_c"))
+
+    monkeypatch.setenv("ROBUSTLIB_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["corruptions"])
+    monkeypatch.setattr(speed, "environment", no_environment)
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "copy_rate", lambda device: 1e9)
+    speed.main()
+    table = pd.read_csv(tmp_path / "speed.csv")
+    assert table.groupby("size").size().to_dict() == {32: 19, 224: 19}
+    assert table["imagecorruptions_ms"].isna().all()
+    facts = json.loads((tmp_path / "speed.json").read_text("utf-8"))
+    assert facts["compared_with"] == "left out"
+    assert {"processor", "threads", "packages"} <= set(facts)
+    assert "left out: no Python 3.11" in capsys.readouterr().out
+
+
+def test_why_an_environment_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "elsewhere"))
+    with pytest.raises(speed.LeftOutError, match="no uv"):
+        speed.environment()
+    failing = "import sys; sys.exit('no such version\\nhint')"
+    with pytest.raises(speed.LeftOutError, match=r"^no such version$"):
+        speed.run_quietly([sys.executable, "-c", failing])
+
+
+def test_an_environment_of_these_versions_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path))
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.touch(mode=0o755)
+    commands = []
+
+    def run_quietly(command: list[str]) -> None:
+        commands.append(command[1])
+        (tmp_path / "cache" / "imagecorruptions").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(speed, "run_quietly", run_quietly)
+    assert speed.environment() == speed.environment()
+    assert commands == ["venv", "pip"]
+    monkeypatch.setattr(speed, "PINS", ("imagecorruptions==2",))
+    speed.environment()
+    assert commands == ["venv", "pip"] * 2

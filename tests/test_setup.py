@@ -15,7 +15,19 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("setup", "study", "smoke", "full", "test", "lint", "bench", "lab", "report", "clean")
+TARGETS = (
+    "setup",
+    "study",
+    "smoke",
+    "full",
+    "test",
+    "lint",
+    "bench",
+    "fidelity",
+    "lab",
+    "report",
+    "clean",
+)
 
 
 @pytest.fixture(scope="module")

@@ -158,11 +158,12 @@ def _apply(
     piece = len(images)
     if images.device.type == "cpu":
         piece = max(1, _CPU_PIECE // images[0].numel())
-    results = [
-        _apply_piece(part, name, severity, seed, part_ids, side, options or {})
-        for part, part_ids in zip(images.contiguous().split(piece), ids.split(piece), strict=True)
-    ]
-    return results[0] if len(results) == 1 else torch.cat(results)
+    images = images.contiguous()
+    out = torch.empty_like(images)
+    for part, part_ids, target in zip(*(x.split(piece) for x in (images, ids, out)), strict=True):
+        result = _apply_piece(part, name, severity, seed, part_ids, side, options or {})
+        torch.clamp(result, 0, 1, out=target)
+    return out
 
 
 def _apply_piece(
@@ -186,7 +187,7 @@ def _apply_piece(
     else:
         parameters = corruption.parameters(side)[level - 1]
     arguments = (images, stream) if corruption.random else (images,)
-    return corruption.function(*arguments, **parameters, **options).clamp_(0, 1)
+    return corruption.function(*arguments, **parameters, **options)
 
 
 def corrupt(
