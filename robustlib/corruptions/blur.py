@@ -13,12 +13,13 @@ from torch import Tensor
 from robustlib.corruptions.filters import (
     border_index,
     clipped_zoom,
-    filter_2d,
+    filter_axis,
+    filter_even,
     gaussian_filter,
     gaussian_weights,
     motion_filter,
 )
-from robustlib.corruptions.registry import IMAGENET_C, published, register
+from robustlib.corruptions.registry import IMAGENET_C, OVERLAP, AmountRange, published, register
 from robustlib.randomness import Stream
 
 
@@ -51,24 +52,37 @@ def gaussian_blur(images: Tensor, sigma_px: float) -> Tensor:
 )
 def defocus_blur(images: Tensor, radius_px: float, alias_blur_sigma_px: float) -> Tensor:
     """A lens out of focus: a disc of radius_px, its rim softened, edges mirrored."""
-    return filter_2d(images, disc_kernel(radius_px, alias_blur_sigma_px), "mirror")
+    if not 2 <= radius_px < _DISC_HALF_SIDE:
+        return filter_even(images, disc_kernel(radius_px, alias_blur_sigma_px), "mirror")
+    # Clear of the rim of its array, the disc can be softened in the image, which is faster.
+    images = filter_even(images, disc(int(radius_px), radius_px), "mirror")
+    soft = gaussian_weights(alias_blur_sigma_px, 1)
+    return filter_axis(filter_axis(images, soft, -2, "mirror"), soft, -1, "mirror")
+
+
+_DISC_HALF_SIDE = 8
+
+
+def disc(half: int, radius: float) -> list[list[float]]:
+    """A disc x^2 + y^2 <= radius^2 of sum 1, on an array of half side `half`."""
+    side = range(-half, half + 1)
+    inside = [[float(x * x + y * y <= radius * radius) for x in side] for y in side]
+    total = sum(map(sum, inside))
+    return [[value / total for value in row] for row in inside]
 
 
 @lru_cache(maxsize=64)
 def disc_kernel(radius: float, soft_sigma: float) -> tuple[tuple[float, ...], ...]:
-    """A disc x^2 + y^2 <= radius^2 of sum 1, then a Gaussian of 3 (5 above radius 8) taps.
+    """A disc of sum 1, then a Gaussian of 3 (5 above radius 8) taps.
 
     The disc lives on an array of half side 8 (or radius, if larger). Where it touches the rim
     of the array, the Gaussian reads it mirrored, so that the published kernels of radius 8
     and 10 sum to 1.013 and 1.011, and so do these.
     """
-    half = max(8, int(radius))
-    side = range(-half, half + 1)
-    disc = [[float(x * x + y * y <= radius * radius) for x in side] for y in side]
-    total = sum(map(sum, disc))
+    half = max(_DISC_HALF_SIDE, int(radius))
     soft_radius = 1 if radius <= 8 else 2
     soft = gaussian_weights(soft_sigma, soft_radius)
-    index = border_index(len(side), soft_radius, soft_radius, "mirror")
+    index = border_index(2 * half + 1, soft_radius, soft_radius, "mirror")
 
     def soften(line: Sequence[float]) -> list[float]:
         return [
@@ -76,7 +90,7 @@ def disc_kernel(radius: float, soft_sigma: float) -> tuple[tuple[float, ...], ..
             for i in range(len(line))
         ]
 
-    rows = [soften([value / total for value in row]) for row in disc]
+    rows = [soften(row) for row in disc(half, radius)]
     kernel = list(zip(*(soften(column) for column in zip(*rows, strict=True)), strict=True))
     keep = min(half, math.ceil(radius) + soft_radius)
     return tuple(
@@ -147,28 +161,76 @@ def zoom_blur(images: Tensor, factors: Sequence[float]) -> Tensor:
     ),
 )
 def glass_blur(
-    images: Tensor, stream: Stream, sigma_px: float, max_delta_px: int, iterations: int
+    images: Tensor,
+    stream: Stream,
+    sigma_px: float,
+    max_delta_px: int,
+    iterations: int,
+    *,
+    legacy: bool = False,
 ) -> Tensor:
     """Frosted glass: blur, swap pixels with near ones, blur again.
 
     Every pixel of rows and columns d + 1 .. side - d, d = max_delta_px, changes places with
-    one at an offset of -d .. d - 1 on each axis. Here the pixels are truly swapped; the
-    published code overwrites one of the two, and so duplicates pixels. The swaps run on a
-    lattice of spacing 2 d at a time, where they can't meet, instead of from the bottom right.
+    one at an offset of -d .. d - 1 on each axis. Here the pixels are truly swapped, on a
+    lattice of spacing 2 d at a time, where they can't meet. legacy: as in the published code,
+    the pixel takes its neighbour's value and the neighbour keeps its own, so that pixels are
+    duplicated, one after the other from the bottom right.
     """
     n, c, h, w = images.shape
-    d = max_delta_px
     pixels = torch.arange(h * w, device=images.device)
     source = pixels.repeat(n, 1)
-    places = pixels.view(h, w)[d + 1 : h - d + 1, d + 1 : w - d + 1]
+    shuffle = _duplicate_pixels if legacy else _swap_pixels
     for _ in range(iterations):
-        for top, left in itertools.product(range(2 * d), repeat=2):
-            here = places[top :: 2 * d, left :: 2 * d].flatten()
-            dy, dx = stream.integers(-d, d, (2, len(here))).unbind(1)
-            there = here + dy * w + dx
-            moved = source[:, here]
-            source[:, here] = source.gather(1, there)
-            source.scatter_(1, there, moved)
+        shuffle(source, stream, (h, w), max_delta_px)
     blurred = gaussian_filter(images, sigma_px).reshape(n, c, h * w)
     shuffled = blurred.gather(2, source[:, None].expand(n, c, h * w)).view(n, c, h, w)
     return gaussian_filter(shuffled, sigma_px)
+
+
+def _swap_pixels(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> None:
+    h, w = shape
+    pixels = torch.arange(h * w, device=source.device).view(h, w)
+    places = pixels[d + 1 : h - d + 1, d + 1 : w - d + 1]
+    for top, left in itertools.product(range(2 * d), repeat=2):
+        here = places[top :: 2 * d, left :: 2 * d].flatten()
+        dy, dx = stream.integers(-d, d, (2, len(here))).unbind(1)
+        there = here + dy * w + dx
+        moved = source[:, here]
+        source[:, here] = source.gather(1, there)
+        source.scatter_(1, there, moved)
+
+
+def _duplicate_pixels(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> None:
+    """x[h, w] = x[h + dy, w + dx], from h = H - d down to d + 1, and w likewise in each row.
+
+    In wavefronts of equal t = (H - h) (d + 1) + (W - w), which give what the scan gives. A
+    pixel reads rows h - d .. h + d - 1 and columns w - d .. w + d - 1. Those that the scan
+    writes before it, in rows below (t less by at least (d + 1) - d) or to the right (by 1 or
+    more), have a smaller t; those that it writes later, above or to the left, a larger one.
+    """
+    h, w = shape
+    if min(h, w) <= 2 * d:
+        return
+    rows = torch.arange(h - d, d, -1, device=source.device)
+    columns = torch.arange(w - d, d, -1, device=source.device)
+    here = (rows[:, None] * w + columns).flatten()
+    dy, dx = stream.integers(-d, d, (2, len(here))).unbind(1)
+    there = here + dy * w + dx
+    front = ((h - rows)[:, None] * (d + 1) + (w - columns)).flatten()
+    order = front.argsort(stable=True)
+    sizes = front.bincount().tolist()
+    for part in order.split(sizes):
+        source[:, here[part]] = source.gather(1, there[:, part])
+
+
+@register(family="blur", source=OVERLAP, random=False, table=AmountRange("blend", 0.4, 0.95))
+def blur(images: Tensor, blend: Tensor) -> Tensor:
+    """(1 - blend) x + blend b, b five passes of a 3 x 3 mean over x, edges replicated."""
+    blurred = images
+    for _ in range(5):
+        blurred = filter_axis(filter_axis(blurred, _MEAN_3, -2, "edge"), _MEAN_3, -1, "edge")
+    return torch.lerp(images, blurred, blend.view(-1, 1, 1, 1))
+
+
+_MEAN_3 = (1 / 3, 1 / 3, 1 / 3)
