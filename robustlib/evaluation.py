@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustlib.data import Split
+from robustlib.exchange import Stored
 from robustlib.perturbations import Attack, Clean, Corruption, Perturbation
 from robustlib.store import Store, code_digest
 from robustlib.training import TrainedModel
@@ -113,7 +114,8 @@ def evaluate(
     ) as bar:
         for perturbation in cells:
             bar.set_description(perturbation.name, refresh=False)
-            keys = [_key(trained, perturbation, data, seed) for trained in models]
+            shared_key = _key(perturbation, data, seed)
+            keys = [{"model": trained.digest, **shared_key} for trained in models]
             found = [store.find("evaluations", key) for key in keys]
             missing = [index for index, artifact in enumerate(found) if artifact is None]
             fresh = _correctness(
@@ -146,16 +148,20 @@ def _row(trained: TrainedModel, perturbation: Perturbation, correct: np.ndarray)
     }
 
 
-def _key(trained: TrainedModel, perturbation: Perturbation, data: str, seed: int) -> dict[str, Any]:
+def _key(perturbation: Perturbation, data: str, seed: int) -> dict[str, Any]:
+    """What determines the evaluation of a model, apart from the model."""
     modules = ["evaluation", "randomness", "models"]
+    settings = asdict(perturbation)  # type: ignore[call-overload]
     if isinstance(perturbation, Corruption):
         modules.append("corruptions")
     elif isinstance(perturbation, Attack):
         modules.append("attacks")
+    elif isinstance(perturbation, Stored):
+        modules += ["exchange", "data"]
+        settings["folder"] = perturbation.digest()  # moving the files changes nothing
     return {
-        "model": trained.digest,
         "perturbation": type(perturbation).__name__,
-        "settings": asdict(perturbation),  # type: ignore[call-overload]
+        "settings": settings,
         "data": data,
         "seed": seed,
         "code": code_digest(*modules),

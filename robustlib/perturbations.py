@@ -21,7 +21,8 @@ class Perturbation(Protocol):
 
     Attributes:
         name: what tables and plots show.
-        family: "clean", a family of corruptions, or "adversarial".
+        family: "clean", a family of corruptions, "stored" (images from files whose corruption
+            is not known), or "adversarial".
         severity: 1 to 5, or 0 where severities don't apply.
         needs_model: whether the result depends on the model.
     """

@@ -34,6 +34,7 @@ __all__ = [
     "families",
     "info",
     "names",
+    "suites",
 ]
 
 _IMAGENET_C_15 = (
@@ -72,6 +73,11 @@ def _suites() -> dict[str, tuple[str, ...]]:
 
 
 _SUITES = _suites()
+
+
+def suites() -> tuple[str, ...]:
+    """Return the names that `names` takes."""
+    return tuple(_SUITES)
 
 
 def names(suite: str = "all") -> tuple[str, ...]:

@@ -28,7 +28,9 @@ _FORMAT = 1  # raise it with every change to how a file becomes pixels: it is pa
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
+    """The images of a folder of class folders."""
+
     folder: Path
     classes: tuple[str, ...]
     files: list[str]  # relative to `folder`, by class and then by name
@@ -77,16 +79,17 @@ def _find_root(root: str | Path) -> Path:
     )
 
 
-def _find_splits(root: Path) -> tuple[_Listing, _Listing]:
+def _find_splits(root: Path) -> tuple[Listing, Listing]:
     if not (root / "train").is_dir():
         raise DataError(f"{root} has no folder train/; it should hold train/<class>/<image>.")
     for name in ("test", "val"):
         if (root / name).is_dir():
-            return _list_split(root / "train"), _list_split(root / name)
+            return list_split(root / "train"), list_split(root / name)
     raise DataError(f"{root} has neither test/ nor val/; one of them should hold <class>/<image>.")
 
 
-def _list_split(folder: Path) -> _Listing:
+def list_split(folder: Path) -> Listing:
+    """The images in the class folders of `folder`; `DataError` if there are none."""
     with os.scandir(folder) as entries:
         classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not classes:
@@ -94,17 +97,18 @@ def _list_split(folder: Path) -> _Listing:
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images_below(folder / name, name))
+        found = sorted(images_below(folder / name, name))
         if not found:
             raise DataError(
                 f"{folder / name} has no images ({', '.join(EXTENSIONS)}); add some or remove it."
             )
         files += found
         labels += [label] * len(found)
-    return _Listing(folder, tuple(classes), files, np.array(labels, dtype=np.int64))
+    return Listing(folder, tuple(classes), files, np.array(labels, dtype=np.int64))
 
 
-def _images_below(folder: Path, relative: str) -> list[str]:
+def images_below(folder: Path, relative: str) -> list[str]:
+    """The image files at any depth below `folder`, in any order, each as `relative`/path."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -112,13 +116,13 @@ def _images_below(folder: Path, relative: str) -> list[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                found += _images_below(folder / entry.name, path)
+                found += images_below(folder / entry.name, path)
             elif entry.name.lower().endswith(EXTENSIONS):
                 found.append(path)
     return found
 
 
-def _check_same_classes(train: _Listing, test: _Listing) -> None:
+def _check_same_classes(train: Listing, test: Listing) -> None:
     for here, there in ((train, test), (test, train)):
         missing = sorted(set(here.classes) - set(there.classes))
         if missing:
@@ -129,7 +133,7 @@ def _check_same_classes(train: _Listing, test: _Listing) -> None:
             )
 
 
-def _load_split(listing: _Listing, ids: np.ndarray, image_size: int) -> Split:
+def _load_split(listing: Listing, ids: np.ndarray, image_size: int) -> Split:
     files = [listing.folder / listing.files[i] for i in ids]
     labels = torch.from_numpy(listing.labels[ids])
     path = paths.data_dir() / "cache" / f"{_key(listing, files, ids, image_size)}.safetensors"
@@ -141,13 +145,13 @@ def _load_split(listing: _Listing, ids: np.ndarray, image_size: int) -> Split:
     return cached(path, make)
 
 
-def _key(listing: _Listing, files: Sequence[Path], ids: np.ndarray, image_size: int) -> str:
+def _key(listing: Listing, files: Sequence[Path], ids: np.ndarray, image_size: int) -> str:
     hasher = hashlib.sha256(f"{_FORMAT} {image_size} {listing.classes}".encode())
     for file, index in zip(files, ids, strict=True):
         try:
             stat = os.stat(file)
         except OSError as error:  # a broken link, say
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
         hasher.update(f"{index} {file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return hasher.hexdigest()[:32]
 
@@ -157,7 +161,7 @@ def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
 
     def decode(item: tuple[int, Path]) -> None:
-        images[item[0]] = _read_image(item[1], image_size)
+        images[item[0]] = read_image(item[1], image_size)
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results = pool.map(decode, enumerate(files))
@@ -178,19 +182,24 @@ def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _read_image(file: Path, image_size: int) -> np.ndarray:
-    """uint8 (image_size, image_size, 3), RGB."""
+def read_image(file: Path, image_size: int | None) -> np.ndarray:
+    """uint8 (image_size, image_size, 3), RGB, resized and cropped if need be.
+
+    image_size: None for the image's own height and width. Raises `DataError` that names a file
+    that can't be read.
+    """
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
     except Exception as error:  # PIL raises many kinds; whichever, the file must be named
-        raise _unreadable(file, error) from error
-    if image.size != (image_size, image_size):
+        raise unreadable(file, error) from error
+    if image_size is not None and image.size != (image_size, image_size):
         image = _resize_and_crop(image, image_size)
     return np.asarray(image)
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
+def unreadable(file: Path, error: Exception) -> DataError:
+    """The error to raise for an image file that can't be read."""
     return DataError(f"can't read the image {file} ({error}); replace it or remove it.")
 
 

@@ -1,0 +1,11 @@
+"""Corrupted images as files, in the layouts of CIFAR-10-C and ImageNet-C, and back.
+
+`export_cifar_c` and `export_imagenet_c` write them for other tools, and so does the command
+`python -m robustlib.exchange my/images my-images-c`. `Stored` evaluates files in either layout
+here, the official releases among them.
+"""
+
+from robustlib.exchange.reading import Stored, stored_names
+from robustlib.exchange.writing import MANIFEST, export_cifar_c, export_imagenet_c
+
+__all__ = ["MANIFEST", "Stored", "export_cifar_c", "export_imagenet_c", "stored_names"]

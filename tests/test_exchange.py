@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from robustlib import corruptions, models
+from robustlib.checks import UnknownNameError
+from robustlib.corruptions import corrupt
+from robustlib.data import DataError, Dataset, Split
+from robustlib.data import load as load_data
+from robustlib.evaluation import evaluate
+from robustlib.exchange import (
+    MANIFEST,
+    Stored,
+    export_cifar_c,
+    export_imagenet_c,
+    reading,
+    stored_names,
+    writing,
+)
+from robustlib.exchange.__main__ import main
+from robustlib.training import TrainedModel
+
+NAMES = ("fog", "contrast")
+
+
+def rounded(split: Split, name: str, severity: int, seed: int = 0) -> torch.Tensor:
+    """uint8 (N, 3, H, W): what a file should hold."""
+    corrupted = corrupt(split.float_images(), name, severity, seed, split.ids)
+    return corrupted.mul(255).round().to(torch.uint8)
+
+
+def part_of(split: Split, index: torch.Tensor) -> Split:
+    return Split(split.images[index], split.labels[index], split.ids[index])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.is_file()}
+
+
+def apply(stored: Stored, split: Split) -> torch.Tensor:
+    return stored.apply(split.float_images(), split.labels, split.ids, None, 0)
+
+
+def opened(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3)"""
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return np.array(image)
+
+
+def one_image(pixels: np.ndarray, image_id: int) -> Split:
+    images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
+    return Split(images, torch.tensor([0]), torch.tensor([image_id]))
+
+
+def make_images(root: Path, count: int = 3, side: int = 24) -> Path:
+    """Class folders b and a; sizes and kinds differ if `side` is 0."""
+    generator = np.random.default_rng(0)
+    for label in ("b", "a"):
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            size = (side or 20 + 4 * (i % 2), side or 30)
+            pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def cifar(tiny: Dataset, tmp_path: Path) -> Path:
+    export_cifar_c(tmp_path / "c", tiny.test, NAMES, progress=False)
+    return tmp_path / "c"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "photos")
+
+
+def test_arrays_have_the_layout_of_cifar_10_c(tiny, tmp_path) -> None:
+    shuffled = part_of(tiny.test, torch.randperm(60))
+    written = export_cifar_c(tmp_path, shuffled, NAMES, seed=7, progress=False)
+    assert written == 2 * 5 * 60
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("fog.npy", "contrast.npy", "labels.npy", "robustlib.json")
+    }
+    labels = np.load(tmp_path / "labels.npy")
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == tiny.test.labels.tolist() * 5
+    for name in NAMES:
+        pixels = np.load(tmp_path / f"{name}.npy")
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (300, 16, 16, 3)
+        for severity, block in enumerate(np.split(pixels, 5), start=1):
+            expected = rounded(tiny.test, name, severity, seed=7)
+            np.testing.assert_array_equal(block.transpose(0, 3, 1, 2), expected)
+
+
+def test_batches_make_no_difference(tiny, tmp_path, monkeypatch) -> None:
+    export_cifar_c(tmp_path / "one", tiny.test, NAMES, progress=False)
+    monkeypatch.setattr(writing, "_BATCH_VALUES", 7 * 768 + 1)
+    export_cifar_c(tmp_path / "many", tiny.test, NAMES, progress=False)
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+def test_stored_arrays_are_mapped_and_read_by_id(tiny, cifar) -> None:
+    assert stored_names(cifar) == ("contrast", "fog")
+    some = part_of(tiny.test, torch.tensor([41, 3, 17]))
+    for severity in (1, 5):
+        stored = Stored("fog", severity, cifar)
+        assert (stored.family, stored.needs_model) == ("weather", False)
+        seen = apply(stored, some)
+        assert seen.dtype == torch.float32
+        assert seen.is_contiguous()
+        assert torch.equal(seen, rounded(some, "fog", severity).float() / 255)
+    first = reading._open_array(cifar / "fog.npy")
+    assert isinstance(first, np.memmap)
+    assert reading._open_array(cifar / "fog.npy") is first
+
+
+def test_a_part_of_a_data_set_keeps_its_ids(tiny, tmp_path) -> None:
+    part = part_of(tiny.test, torch.tensor([50, 8, 31, 2]))
+    export_cifar_c(tmp_path, part, ["fog"], progress=False)
+    assert np.load(tmp_path / "ids.npy").tolist() == [2, 8, 31, 50]
+    few = part_of(part, torch.tensor([2, 0]))
+    seen = apply(Stored("fog", 2, tmp_path), few)
+    assert torch.equal(seen, rounded(few, "fog", 2).float() / 255)
+    with pytest.raises(ValueError, match="4 images at each severity, and none of id 3"):
+        apply(Stored("fog", 2, tmp_path), part_of(tiny.test, torch.tensor([2, 3])))
+
+
+def test_a_second_export_adds_only_what_is_missing(tiny, cifar) -> None:
+    before = times(cifar)
+    assert export_cifar_c(cifar, tiny.test, ("fog", "snow"), progress=False) == 300
+    assert before.items() <= times(cifar).items()
+    assert export_cifar_c(cifar, tiny.test, ("fog", "snow"), progress=False) == 0
+    assert stored_names(cifar) == ("contrast", "fog", "snow")
+
+
+def test_another_manifest_is_refused(tiny, cifar) -> None:
+    before = contents(cifar)
+    with pytest.raises(ValueError, match=r"made otherwise: seed 0 there, 1 now\. Name another"):
+        export_cifar_c(cifar, tiny.test, ["snow"], seed=1)
+    with pytest.raises(ValueError, match=r"split '.*' there, '.*' now, n 60 there, 9 now"):
+        export_cifar_c(cifar, tiny.test.first(9), ["snow"])
+    manifest = json.loads((cifar / MANIFEST).read_text())
+    assert manifest["robustlib"] == "0.1.0"
+    assert manifest["torch"] == torch.__version__
+    assert contents(cifar) == before
+    (cifar / MANIFEST).write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        export_cifar_c(cifar, tiny.test, ["snow"])
+    (cifar / MANIFEST).unlink()
+    with pytest.raises(ValueError, match="unknown origin"):
+        export_cifar_c(cifar, tiny.test, ["snow"])
+
+
+def test_bad_splits_and_names(tiny, tmp_path) -> None:
+    twice = part_of(tiny.test, torch.tensor([1, 1]))
+    many = Split(tiny.test.images, tiny.test.labels + 254, tiny.test.ids)
+    for split, names, message in [
+        (tiny.test, ["fogg"], "Did you mean 'fog'"),
+        (tiny.test, [], "names is empty"),
+        (tiny.test, ["fog", "fog"], "repeats"),
+        (tiny.test.first(0), ["fog"], "at least one image"),
+        (twice, ["fog"], "each id only once"),
+        (many, ["fog"], r"classes 0 \.\. 255, got 254 \.\. 256"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            export_cifar_c(tmp_path / "new", split, names)
+    with pytest.raises(ValueError, match="seed must be an int"):
+        export_cifar_c(tmp_path / "new", tiny.test, ["fog"], seed=1.5)
+    assert not (tmp_path / "new").exists()
+
+
+def test_stored_refuses_what_does_not_fit(tiny, cifar) -> None:
+    fog = Stored("fog", 3, cifar)
+    with pytest.raises(UnknownNameError, match=r"'foq'.*'fog'.* Allowed: contrast, fog\."):
+        Stored("foq", 3, cifar)
+    with pytest.raises(ValueError, match="1 to 5"):
+        Stored("fog", 0, cifar)
+    with pytest.raises(DataError, match="there is no folder"):
+        Stored("fog", 3, cifar / "missing")
+    (cifar / "empty").mkdir()
+    with pytest.raises(DataError, match="neither"):
+        Stored("fog", 3, cifar / "empty")
+    other = Split(tiny.test.images, tiny.test.labels.flip(0), tiny.test.ids)
+    with pytest.raises(ValueError, match=r"image 0 as 0, the split as 2 \(40 of 60 differ\)"):
+        apply(fog, other)
+    with pytest.raises(ValueError, match="none of id 60"):
+        apply(fog, Split(tiny.test.images, tiny.test.labels, tiny.test.ids + 1))
+    with pytest.raises(ValueError, match=r"images of \(16, 16\) pixels, the split of \(16, 12\)"):
+        apply(fog, Split(tiny.test.images[..., :12], tiny.test.labels, tiny.test.ids))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("fog", np.zeros((10, 16, 16, 3)), r"must be uint8 \(5 n, H, W, 3\).*got float64"),
+        ("fog", np.zeros((11, 16, 16, 3), np.uint8), r"got uint8 \(11, 16, 16, 3\)"),
+        ("fog", np.zeros((10, 3, 16, 16), np.uint8), r"got uint8 \(10, 3, 16, 16\)"),
+        ("fog", np.zeros(10, np.uint8), r"got uint8 \(10,\)"),
+        ("labels", np.zeros(299, np.uint8), r"integers \(300,\).*got uint8 \(299,\)"),
+        ("labels", np.zeros(300), "got float64"),
+        ("fog", b"no array", "can't read .*fog.npy"),
+        ("labels", None, "can't read .*labels.npy"),
+    ],
+)
+def test_stored_checks_the_files(tiny, cifar, file, content, message) -> None:
+    path = cifar / f"{file}.npy"
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(DataError, match=message):
+        apply(Stored("fog", 3, cifar), tiny.test)
+
+
+def test_a_truncated_array_is_an_error(tiny, cifar) -> None:
+    path = cifar / "fog.npy"
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(DataError, match="can't read"):
+        apply(Stored("fog", 5, cifar), tiny.test)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    name: str
+    severity: int
+    family: str = "weather"
+    needs_model: bool = False
+
+    def apply(self, images, labels, ids, model, seed):
+        corrupted = corrupt(images, self.name, self.severity, seed, ids)
+        return corrupted.mul(255).round().to(torch.uint8).float() / 255
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    network = models.build("small_resnet", classes=3, image_size=16, seed=0).eval()
+    return TrainedModel("none", 0, "small_resnet", "0" * 32, network, [], False, 0.0)
+
+
+def test_evaluation_on_files_equals_that_on_rounded_images(tiny, cifar, model, store) -> None:
+    def run(cells: list) -> tuple[np.ndarray, int]:
+        result = evaluate([model], tiny.test, cells, store=store, progress=False, batch_size=25)
+        return result.correct, result.computed
+
+    cells = [Stored("fog", severity, cifar) for severity in (1, 4)]
+    expected, _ = run([Rounded("fog", severity) for severity in (1, 4)])
+    found, computed = run(cells)
+    assert computed == 2
+    np.testing.assert_array_equal(found, expected)
+    assert run(cells)[1] == 0
+    moved = cifar.rename(cifar.with_name("moved"))
+    cells = [Stored("fog", severity, str(moved)) for severity in (1, 4)]
+    assert run(cells)[1] == 0, "found again wherever the folder lies"
+    pixels = np.load(moved / "fog.npy")
+    pixels[:60] = pixels[0]
+    np.save(moved / "fog.npy", pixels)
+    changed, computed = run(cells)
+    assert computed == 2, "computed again since the file changed"
+    alike = model.model(torch.from_numpy(pixels[:1].transpose(0, 3, 1, 2) / np.float32(255)))
+    np.testing.assert_array_equal(changed[1], tiny.test.labels == alike.argmax())
+
+
+def test_images_have_the_layout_of_imagenet_c(photos, tmp_path) -> None:
+    out = tmp_path / "c"
+    assert export_imagenet_c(photos, out, NAMES, severities=(2, 5), progress=False) == 24
+    assert {p.name for p in out.iterdir()} == {"fog", "contrast", "robustlib.json"}
+    assert stored_names(out) == ("contrast", "fog")
+    source, written = ImageFolder(str(photos)), ImageFolder(str(out / "fog" / "5"))
+    assert written.classes == source.classes == ["a", "b"]
+    assert written.targets == source.targets
+    for i in range(6):
+        expected = rounded(one_image(np.array(source[i][0]), i), "fog", 5)[0].permute(1, 2, 0)
+        np.testing.assert_array_equal(np.asarray(written[i][0]), expected)
+
+
+def test_images_of_any_size_kind_and_depth(tmp_path, monkeypatch) -> None:
+    source = tmp_path / "flat"
+    (source / "deep").mkdir(parents=True)
+    for i, (mode, size) in enumerate([("L", (20, 30)), ("RGBA", (20, 30)), ("P", (9, 5))]):
+        Image.effect_noise(size, 50).convert(mode).save(source / f"{i}.png")
+    Image.effect_noise((20, 30), 50).convert("RGB").save(source / "deep" / "x.JPEG")
+    monkeypatch.setattr(writing, "_BATCH_VALUES", 2 * 3 * 600)
+    export_imagenet_c(source, tmp_path / "c", ["fog"], severities=[1], progress=False)
+    folder = tmp_path / "c" / "fog" / "1"
+    shapes = {str(p.relative_to(folder)): opened(p).shape for p in folder.rglob("*.png")}
+    tall = (30, 20, 3)
+    assert shapes == {"0.png": tall, "1.png": tall, "2.png": (5, 9, 3), "deep/x.png": tall}
+    last = one_image(opened(source / "deep" / "x.JPEG"), 3)
+    expected = rounded(last, "fog", 1)[0].permute(1, 2, 0)
+    np.testing.assert_array_equal(opened(folder / "deep" / "x.png"), expected)
+    export_imagenet_c(
+        source,
+        tmp_path / "j",
+        ["fog"],
+        severities=[1],
+        image_size=16,
+        image_format="jpeg",
+        progress=False,
+    )
+    written = sorted((tmp_path / "j" / "fog" / "1").rglob("*.jpg"))
+    assert [opened(path).shape for path in written] == [(16, 16, 3)] * 4
+    assert all(path.read_bytes().startswith(b"\xff\xd8") for path in written)
+
+
+def test_stored_images_fit_the_folder_data_set(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path / "data"))
+    make_images(tmp_path / "set" / "test", count=5, side=0)
+    make_images(tmp_path / "set" / "train", count=1)
+    dataset = load_data("folder", root=tmp_path / "set", image_size=24)
+    out = tmp_path / "c"
+    export_imagenet_c(
+        tmp_path / "set" / "test", out, ["fog"], severities=[3], image_size=24, progress=False
+    )
+    seen = apply(Stored("fog", 3, out), dataset.test)
+    assert torch.equal(seen, rounded(dataset.test, "fog", 3).float() / 255)
+    half = Split(dataset.test.images[..., ::2, ::2], dataset.test.labels, dataset.test.ids)
+    assert apply(Stored("fog", 3, out), half).shape == (10, 3, 12, 12)
+    with pytest.raises(DataError, match="severity 4 is missing"):
+        Stored("fog", 4, out)
+    wide = Split(dataset.test.images[..., :12], dataset.test.labels, dataset.test.ids)
+    with pytest.raises(ValueError, match="squares"):
+        apply(Stored("fog", 3, out), wide)
+    swapped = Split(dataset.test.images, 1 - dataset.test.labels, dataset.test.ids)
+    with pytest.raises(ValueError, match="10 of 10 differ"):
+        apply(Stored("fog", 3, out), swapped)
+    before = Stored("fog", 3, out).digest()
+    image = next((out / "fog" / "3").rglob("*.png"))
+    os.utime(image, ns=(0, 0))
+    assert Stored("fog", 3, out).digest() != before
+    image.unlink()
+    Stored("fog", 3, out).digest()
+    with pytest.raises(ValueError, match="none of id 9"):
+        apply(Stored("fog", 3, out), part_of(dataset.test, dataset.test.ids.argsort().flip(0)[:1]))
+
+
+def test_an_unregistered_name_has_the_family_stored(cifar) -> None:
+    (cifar / "fog.npy").rename(cifar / "sand.npy")
+    assert "sand" not in corruptions.names()
+    assert Stored("sand", 1, cifar).family == "stored"
+
+
+def test_bad_sources(photos, tmp_path) -> None:
+    out = tmp_path / "c"
+    with pytest.raises(DataError, match="there is no folder"):
+        export_imagenet_c(tmp_path / "missing", out, NAMES)
+    with pytest.raises(ValueError, match="image format 'gif'"):
+        export_imagenet_c(photos, out, NAMES, image_format="gif")
+    with pytest.raises(ValueError, match="got 0"):
+        export_imagenet_c(photos, out, NAMES, image_size=0)
+    with pytest.raises(ValueError, match="got 6"):
+        export_imagenet_c(photos, out, NAMES, severities=[6])
+    with pytest.raises(ValueError, match="lies in"):
+        export_imagenet_c(photos, photos / "c", NAMES)
+    shutil.copy(photos / "a" / "0.png", photos / "a" / "0.jpg")
+    with pytest.raises(ValueError, match=r"a/0\.jpg and a/0\.png would both become a/0\.png"):
+        export_imagenet_c(photos, out, NAMES)
+    assert not out.exists()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        export_imagenet_c(tmp_path / "none", out, NAMES)
+
+
+def test_an_unreadable_image_is_named_and_the_rest_stays(photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "_BATCH_VALUES", 1)
+    broken = photos / "b" / "1.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-300])
+    for folder, size in (("own", None), ("cropped", 16)):
+        with pytest.raises(DataError, match=r"can't read the image .*b/1\.png"):
+            export_imagenet_c(photos, tmp_path / folder, ["fog"], image_size=size, progress=False)
+        assert len(list((tmp_path / folder).rglob("*.png"))) == 4 * 5
+        assert not list((tmp_path / folder).glob(".unfinished*"))
+    broken.write_bytes(whole)
+    with pytest.raises(ValueError, match="made otherwise: files"):
+        export_imagenet_c(photos, tmp_path / "own", ["fog"], progress=False)
+
+
+EXPORT_ARRAYS = """
+import torch
+from robustlib.data import Split
+from robustlib.exchange import export_cifar_c
+g = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (900, 3, 32, 32), generator=g, dtype=torch.uint8)
+split = Split(images, torch.arange(900) % 10, torch.arange(900))
+export_cifar_c(r"{out}", split, ["contrast", "fog", "snow"], progress=False)
+"""
+EXPORT_IMAGES = """
+from robustlib.exchange import export_imagenet_c
+export_imagenet_c(r"{photos}", r"{out}", ["contrast", "fog", "snow"], progress=False)
+"""
+
+
+def run_and_kill(code: str, out: Path, ready: Callable[[], bool]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 60
+        while not ready():
+            assert process.poll() is None, "finished before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert list(out.glob(".unfinished*")), "killed in the middle"
+
+
+def test_a_killed_export_of_arrays_goes_on(tmp_path) -> None:
+    out, calm = tmp_path / "killed", tmp_path / "calm"
+
+    def ready() -> bool:
+        return (out / "contrast.npy").exists() and bool(list(out.glob(".unfinished*/fog.npy")))
+
+    run_and_kill(EXPORT_ARRAYS.format(out=out), out, ready)
+    before = times(out)
+    for path in out.glob("*.npy"):
+        np.load(path)
+    assert not (out / "snow.npy").exists()
+    exec(EXPORT_ARRAYS.format(out=out))
+    exec(EXPORT_ARRAYS.format(out=calm))
+    assert contents(out) == contents(calm)
+    assert times(out)["contrast.npy"] == before["contrast.npy"]
+    assert not list(out.glob(".unfinished*"))
+
+
+def test_a_killed_export_of_images_goes_on(tmp_path) -> None:
+    photos = make_images(tmp_path / "photos", count=30, side=48)
+    out, calm = tmp_path / "killed", tmp_path / "calm"
+    run_and_kill(
+        EXPORT_IMAGES.format(photos=photos, out=out),
+        out,
+        lambda: (out / "contrast" / "2").exists(),
+    )
+    finished = {path: path.stat().st_mtime_ns for path in (out / "contrast").rglob("*.png")}
+    for path in finished:
+        assert opened(path).shape == (48, 48, 3)
+    assert 0 < len(finished) < 900
+    exec(EXPORT_IMAGES.format(photos=photos, out=out))
+    exec(EXPORT_IMAGES.format(photos=photos, out=calm))
+    assert contents(out) == contents(calm)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert not list(out.glob(".unfinished*"))
+
+
+def test_unfinished_files_of_a_living_process_stay(tiny, cifar) -> None:
+    host = platform.node()
+    parts = [cifar / f".unfinished-{pid}-{host}-x" for pid in (os.getppid(), 2**30)]
+    parts.append(cifar / f".unfinished-{2**30}-another-{host}-x")
+    for part in parts:
+        part.mkdir()
+    export_cifar_c(cifar, tiny.test, ["snow"], progress=False)
+    assert [part.exists() for part in parts] == [True, False, True]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "robustlib.exchange", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_writes_images(photos, tmp_path) -> None:
+    out = tmp_path / "c"
+    result = command(photos, out, "--corruptions", "fog", "imagenet_c_extra", "--severities", 1)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith(f"30 images written; {out} is complete")
+    assert stored_names(out) == ("fog", *sorted(corruptions.names("imagenet_c_extra")))
+
+
+def test_a_misspelt_corruption_is_one_line(photos, tmp_path) -> None:
+    result = command(photos, tmp_path / "c", "--corruptions", "fogg")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("exchange: unknown corruption or suite 'fogg'. Did you mean 'fog'?")
+
+
+def test_the_command_writes_arrays(photos, tmp_path, capsys) -> None:
+    out = tmp_path / "c"
+    arrays = [str(photos), str(out), "--layout", "cifar-c", "--corruptions", "fog"]
+    assert main(arrays) == 2
+    assert main([*arrays, "--image-size", "16", "--severities", "1"]) == 2
+    assert main([*arrays, "--image-size", "0"]) == 2
+    assert main([str(photos / "a"), *arrays[1:], "--image-size", "16"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in errors] == ["exchange"] * 4
+    assert not out.exists()
+    assert main([*arrays, "--image-size", "16"]) == 0
+    assert "30 images written" in capsys.readouterr().out
+    assert np.load(out / "fog.npy").shape == (30, 16, 16, 3)
+    assert np.load(out / "labels.npy").tolist() == [0, 0, 0, 1, 1, 1] * 5
+
+
+def test_an_interruption_is_said_in_a_line(photos, tmp_path, capsys, monkeypatch) -> None:
+    out = tmp_path / "c"
+    arguments = [str(photos), str(out), "--corruptions", "fog"]
+
+    def interrupt(images, name, severity, *rest):
+        if severity == 3:
+            raise KeyboardInterrupt
+        return corrupt(images, name, severity, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corruptions, "corrupt", interrupt)
+        assert main(arguments) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert len(list(out.rglob("*.png"))) == 12
+    assert main(arguments) == 0
+    assert "18 images written" in capsys.readouterr().out
