@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
+from robustlib.data import Split
+from robustlib.exchange import __main__ as exchange
+from robustlib.exchange import export_cifar_c
 from robustlib.parameters import declared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,11 +102,33 @@ def test_relative_links_exist(target: str) -> None:
         assert (ROOT / target).exists()
 
 
+def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = commands("robustlib.exchange")
+    Path(command[0]).mkdir(parents=True)
+    Image.new("RGB", (40, 33)).save(Path(command[0]) / "a.jpg")
+    assert exchange.main(command) == 0
+    assert len(list(Path(command[1]).glob("*/*/a.png"))) == 19 * 5
+    options = set(
+        re.findall(r"`(--[a-z-]+)", README.split("## Corrupt a folder")[1].split("##")[0])
+    )
+    assert options == {"--corruptions", "--severities", "--image-size", "--format", "--layout"}
+
+
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_examples_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_examples_run(
+    block: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    split = Split(images, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    export_cifar_c("CIFAR-10-C", split, ["fog", "contrast"], progress=False)
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
