@@ -22,7 +22,6 @@ from robustlib.corruptions.light import brightness, contrast, saturate
 from robustlib.corruptions.noise import poisson
 from robustlib.corruptions.occlusion import border
 from robustlib.corruptions.shapes import dash, disc, rhombus, stamp
-from robustlib.corruptions.weather import _distance, _edges, _equalise, frost_picture, plasma
 from robustlib.randomness import Stream
 
 ALL = names()
@@ -530,24 +529,6 @@ def test_motion_blur_is_one_sided() -> None:
     assert out.sum().item() == pytest.approx(2, abs=1e-5)
 
 
-def test_fog_plasma_spans_the_unit_interval() -> None:
-    maps = plasma(Stream(0, torch.arange(20), "plasma"), 64, 2.0)
-    assert (maps.amin((1, 2)) == 0).all()
-    assert (maps.amax((1, 2)) == 1).all()
-    neighbours = (maps - maps.roll(1, 2)).abs().mean()  # cloudy, and closed like a torus
-    assert neighbours < 0.06
-    edge = (maps[:, :, 0] - maps[:, :, -1]).abs().mean()
-    assert edge < 2 * neighbours
-
-
-def test_fog_by_hand() -> None:
-    black = torch.zeros(2, 3, 32, 32)
-    assert (corrupt(black, "fog", 5) == 0).all()
-    white = corrupt(torch.ones(2, 3, 32, 32), "fog", 4)  # (1 + p) / 2
-    assert white.min().item() == pytest.approx(0.5)
-    assert white.max().item() == pytest.approx(1.0)
-
-
 def test_rain_whitens_by_half() -> None:
     out = corrupt(torch.zeros(4, 3, 224, 224), "rain", 5)
     assert out.max() == 0.5
@@ -596,52 +577,6 @@ def test_glass_blur_swaps_pixels() -> None:
         assert moved.float().mean() > 0.5
         assert not moved[:, 0].any()
         assert not moved[:, :, 0].any()
-
-
-def test_frost_pictures() -> None:
-    f = frost_picture(Stream(0, torch.arange(64), "frost"), 32, 32)
-    red, _, blue = f.mean((0, 2, 3))
-    assert 0.45 < red < blue < 0.8
-    assert f.mean((1, 2, 3)).std() > 0.1
-    assert f.std((2, 3)).mean() > 0.05
-
-
-def test_spatter_water_lightens_and_mud_hides() -> None:
-    images = picture(8)
-    for severity in (1, 2, 3):
-        assert (corrupt(images, "spatter", severity) >= images).all()
-    mud = corrupt(images, "spatter", 5)
-    assert mud.mean() < images.mean()
-    brown = torch.tensor([63.0, 42.0, 20.0]).view(1, 3, 1, 1) / 255
-    assert ((mud - brown).abs().amax(1) < 0.01).float().mean() > 0.001
-
-
-def test_distance_by_hand() -> None:
-    edges = torch.zeros(1, 1, 6, 30, dtype=torch.bool)
-    edges[0, 0, 1, 2] = True
-    y, x = torch.meshgrid(torch.arange(6), torch.arange(30), indexing="ij")
-    expected = ((y - 1.0) ** 2 + (x - 2.0) ** 2).sqrt().clamp_max(20)
-    torch.testing.assert_close(_distance(edges)[0, 0], expected)
-    assert (_distance(torch.zeros_like(edges)) == 20).all()
-
-
-def test_equalise_by_hand() -> None:
-    levels = torch.tensor([3.0, 3, 5, 5, 7, 7, 7, 9]).view(1, 1, 2, 4)
-    expected = [0, 0, 85, 85, 212, 212, 212, 255]  # (0, 2, 5, 6) / 6 * 255
-    assert _equalise(levels).flatten().tolist() == expected
-    assert (_equalise(torch.full((1, 1, 2, 2), 20.0)) == 20).all()
-
-
-def test_edges_follow_a_square() -> None:
-    grey = torch.zeros(1, 1, 16, 16)
-    grey[..., 5:11, 5:11] = 200
-    edges = _edges(grey, 50, 150)[0, 0]
-    for axis in (0, 1):
-        hit = edges.any(axis).nonzero()
-        assert (hit.min() in (4, 5), hit.max() in (10, 11)) == (True, True)
-    assert not edges[7:9, 7:9].any()
-    assert not edges[:3].any()
-    assert not _edges(torch.full((1, 1, 8, 8), 90.0), 50, 150).any()
 
 
 def test_jpeg_of_flat_and_smooth_images() -> None:

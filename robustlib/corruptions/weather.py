@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,10 +11,10 @@ from torch import Tensor
 from robustlib.corruptions.filters import (
     clipped_zoom,
     filter_2d,
-    filter_axis,
     gaussian_filter,
     luma,
     motion_filter,
+    pad,
 )
 from robustlib.corruptions.registry import (
     IMAGENET_C,
@@ -22,6 +24,7 @@ from robustlib.corruptions.registry import (
     register,
 )
 from robustlib.corruptions.shapes import disc, draw_shapes
+from robustlib.corruptions.textures import plasma, scaled_pictures
 from robustlib.randomness import Stream
 
 
@@ -46,35 +49,6 @@ def fog(images: Tensor, stream: Stream, strength: float, wibble_decay: float) ->
     largest = images.amax((1, 2, 3), keepdim=True)
     # An all-black image has m = 0, and fog leaves it black.
     return mist.mul(strength).add(images).mul_(largest / (largest + strength))
-
-
-def plasma(stream: Stream, side: int, wibble_decay: float) -> Tensor:
-    """Cloud maps (N, side, side) in [0, 1] by the diamond-square algorithm on a torus.
-
-    side: a power of 2. A new point is the mean of four old ones plus an offset uniform on
-    +-amplitude. As in the published code the amplitude is the square of a "wibble" that is
-    divided by wibble_decay at each level.
-    """
-    grid = torch.zeros(stream.n, side, side, device=stream.device)
-    step, wibble = side, 100.0
-    while step >= 2:
-        half, points = step // 2, side // step
-
-        def offset(points: int = points, amplitude: float = wibble * wibble) -> Tensor:
-            return stream.uniform((points, points), -amplitude, amplitude)
-
-        corners = grid[:, ::step, ::step]
-        down = corners + corners.roll(-1, 1)
-        centres = (down + down.roll(-1, 2)) / 4 + offset()
-        across = corners + corners.roll(-1, 2) + centres + centres.roll(1, 1)
-        along = down + centres + centres.roll(1, 2)
-        grid[:, half::step, half::step] = centres
-        grid[:, ::step, half::step] = across / 4 + offset()
-        grid[:, half::step, ::step] = along / 4 + offset()
-        step, wibble = half, wibble / wibble_decay
-    low = grid.amin((1, 2), keepdim=True)
-    high = grid.amax((1, 2), keepdim=True)
-    return (grid - low).div_(high - low)
 
 
 @register(
@@ -126,12 +100,11 @@ def snow(
     """
     h, w = images.shape[-2:]
     flakes = clipped_zoom(stream.normal((1, h, w), mean=loc, std=scale), zoom)
-    flakes = torch.where(flakes < threshold, 0.0, flakes.clamp(0, 1))
+    flakes = F.threshold(flakes, threshold, 0.0).clamp_(0, 1)
     degrees = stream.uniform((), -135.0, -45.0)
     streaks = motion_filter(flakes, motion_radius_px, motion_sigma_px, degrees)
-    whitened = torch.maximum(images, luma(images) * 1.5 + 0.5)
-    out = image_weight * images + (1 - image_weight) * whitened
-    return out.add_(streaks).add_(streaks.flip(2, 3))
+    whiter = (luma(images).mul_(1.5).add_(0.5) - images).clamp_min_(0)
+    return torch.add(images, whiter, alpha=1 - image_weight).add_(streaks).add_(streaks.flip(2, 3))
 
 
 @register(
@@ -182,17 +155,16 @@ def spatter(
     """
     h, w = images.shape[-2:]
     liquid = gaussian_filter(stream.normal((1, h, w), mean=loc, std=scale), sigma_px)
-    wet = liquid > threshold
     if mud:
-        cover = gaussian_filter(wet.float(), strength)
-        cover = torch.where(cover < 0.8, 0.0, cover)
+        cover = gaussian_filter((liquid > threshold).float(), strength)
+        cover = F.threshold(cover, 0.8, 0.0)
         brown = torch.tensor(_MUD, device=images.device).view(3, 1, 1) / 255
-        return images * (1 - cover) + brown * cover
-    liquid = torch.where(wet, liquid * 255, 0.0).clamp_(0, 255).floor_()
-    relief = liquid * _relief(liquid)
-    relief = relief / relief.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        return (brown - images).mul_(cover).add_(images)
+    liquid = F.threshold(liquid, threshold, 0.0).mul_(255).clamp_(0, 255).floor_()
+    relief = liquid.mul(_relief(liquid))
+    relief.div_(relief.amax((2, 3), keepdim=True).clamp_min_(1e-6))
     turquoise = torch.tensor(_WATER, device=images.device).view(3, 1, 1) / 255
-    return images + strength * relief * turquoise
+    return (relief * (strength * turquoise)).add_(images)
 
 
 @register(
@@ -200,125 +172,154 @@ def spatter(
     source=IMAGENET_C,
     random=True,
     table=published(
-        "image_weight frost_weight",
+        "image_weight frost_weight photograph_scale",
         {
-            32: ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
-            64: ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
-            224: ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+            32: (
+                (1, 0.2, 0.2),
+                (1, 0.3, 0.2),
+                (0.9, 0.4, 0.2),
+                (0.85, 0.4, 0.2),
+                (0.75, 0.45, 0.2),
+            ),
+            64: (
+                (1, 0.3, 0.3),
+                (0.9, 0.4, 0.3),
+                (0.8, 0.45, 0.3),
+                (0.75, 0.5, 0.3),
+                (0.7, 0.55, 0.3),
+            ),
+            224: ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
         },
     ),
 )
-def frost(images: Tensor, stream: Stream, image_weight: float, frost_weight: float) -> Tensor:
-    """image_weight x + frost_weight f, f a synthetic picture of frost drawn for each image.
+def frost(
+    images: Tensor,
+    stream: Stream,
+    image_weight: float,
+    frost_weight: float,
+    photograph_scale: float,
+    *,
+    photographs: str | Path | None = None,
+) -> Tensor:
+    """image_weight x + frost_weight f, f a random crop of one of several pictures of frost.
 
-    The published corruption takes f from six photographs. This one draws f, and shares with
-    it the weights and, roughly, the mean colour and the contrast.
+    photographs: a folder with the photographs of the published corruption, .png or .jpg, each
+    as likely; None for those of `textures.frost_pictures`, this project's own. They are scaled by
+    photograph_scale (that at 64 pixels is this project's choice), or by more if the image
+    needs it, with bilinear interpolation between the nearest pixels.
+    Raises `ValueError` if the folder is missing or holds no such file.
     """
-    picture = frost_picture(stream, *images.shape[-2:])
-    return picture.mul_(frost_weight).add_(images, alpha=image_weight)
+    h, w = images.shape[-2:]
+    pixels, sizes = scaled_pictures(photographs, photograph_scale, (h, w), images.device)
+    start, height, width = sizes[stream.integers(0, len(sizes))].unbind(1)
+    room = torch.stack((height - h, width - w), 1)
+    top, left = (stream.uniform((2,)) * (room + 1)).long().minimum(room).unbind(1)
+    rows = top[:, None] + torch.arange(h, device=images.device)
+    columns = left[:, None] + torch.arange(w, device=images.device)
+    index = (start[:, None] + rows * width[:, None])[:, :, None] + columns[:, None]
+    crops = pixels.gather(1, index.view(1, -1).expand(3, -1)).view(3, -1, h, w)
+    return (images * image_weight).add_(crops.transpose(0, 1), alpha=frost_weight / 255)
 
 
-def frost_picture(stream: Stream, h: int, w: int) -> Tensor:
-    """Bluish frost (N, 3, h, w) in [0, 1]: six-armed crystals on a cloudy ground.
-
-    Seeds of random brightness grow arms every 60 degrees, turned alike within an image.
-    """
-    side = 1 << (max(h, w, 2) - 1).bit_length()
-    ground = plasma(stream, side, 1.8)[:, None, :h, :w] - 0.5
-    seeds = stream.uniform((1, h, w))
-    reach = max(1, min(h, w) // 16)
-    density = 0.1 / reach**1.5
-    seeds = torch.where(seeds < density, seeds / density, 0.0)
-    # Off the rim, where replicated edges would smear a seed into a wedge.
-    seeds[..., (0, -1), :] = 0
-    seeds[..., (0, -1)] = 0
-    angle = stream.uniform((), 0.0, 60.0)
-    crystals = torch.zeros_like(seeds)
-    for turn in range(0, 360, 60):
-        arm = motion_filter(seeds, reach, reach, angle + turn)
-        crystals = torch.maximum(crystals, arm)
-    crystals = crystals / crystals.amax((2, 3), keepdim=True).clamp_min(1e-6)
-    level = stream.uniform((1, 1, 1), 0.25, 0.85)
-    grey = level + 0.35 * ground + 0.8 * crystals
-    tint = torch.tensor(_FROST, device=stream.device).view(3, 1, 1)
-    return (grey * tint).clamp_(0, 1)
-
-
-_FROST = (0.86, 1.03, 1.11)
 _WATER = (175.0, 238.0, 238.0)
 _MUD = (63.0, 42.0, 20.0)
 _EMBOSS = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))
-_MEAN_3 = (1 / 3, 1 / 3, 1 / 3)
 _REACH = 20
 
 
 def _relief(liquid: Tensor) -> Tensor:
     """Embossed distance to the nearest rim of a drop, in 8-bit levels: (N, 1, H, W)."""
-    distance = _distance(_edges(liquid, 50, 150))
-    distance = filter_axis(filter_axis(distance, _MEAN_3, -2, "mirror"), _MEAN_3, -1, "mirror")
-    height = _equalise((distance + 1e-4).floor_())
-    height = filter_2d(height, _EMBOSS, "mirror").clamp_(0, 255)
-    return filter_axis(filter_axis(height, _MEAN_3, -2, "mirror"), _MEAN_3, -1, "mirror").round_()
+    distance = _mean_3x3(_distance(_edges(liquid, 50, 150)))
+    height = _equalise(distance.add_(1e-4).long())
+    return _mean_3x3(filter_2d(height, _EMBOSS, "mirror").clamp_(0, 255)).round_()
 
 
-def _edges(grey: Tensor, weak: float, strong: float) -> Tensor:
+def _mean_3x3(images: Tensor) -> Tensor:
+    images = pad(images, (1, 1), (1, 1), "mirror")
+    images = (images[..., :-2, :] + images[..., 1:-1, :]).add_(images[..., 2:, :])
+    return (images[..., :-2] + images[..., 1:-1]).add_(images[..., 2:]).div_(9)
+
+
+def _edges(grey: Tensor, weak: int, strong: int) -> Tensor:
     """Canny's detector: Sobel gradients, thinned to ridges, kept where strong or joined to it.
 
-    bool (N, 1, H, W). A weak pixel is joined if at most 8 steps away from a strong one.
+    grey: whole levels 0 to 255. Returns int16 (N, 1, H, W), 1 on an edge and 0 elsewhere.
     """
     h, w = grey.shape[-2:]
-    smooth, slope = (1.0, 2.0, 1.0), (-1.0, 0.0, 1.0)
-    gx = filter_axis(filter_axis(grey, smooth, -2, "edge"), slope, -1, "edge")
-    gy = filter_axis(filter_axis(grey, smooth, -1, "edge"), slope, -2, "edge")
+    levels = pad(grey, (1, 1), (1, 1), "edge").to(torch.int16)
+    across = (levels[..., :-2, :] + levels[..., 2:, :]).add_(levels[..., 1:-1, :], alpha=2)
+    down = (levels[..., :-2] + levels[..., 2:]).add_(levels[..., 1:-1], alpha=2)
+    gx = across[..., 2:] - across[..., :-2]
+    gy = down[..., 2:, :] - down[..., :-2, :]
     ax, ay = gx.abs(), gy.abs()
     magnitude = ax + ay
     padded = F.pad(magnitude, (1, 1, 1, 1))
+    above = padded + 1
 
     def ridge(dy: int, dx: int) -> Tensor:
-        before = padded[..., 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
+        before = above[..., 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
         after = padded[..., 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
-        return (magnitude > before) & (magnitude >= after)
+        return _at_least(magnitude, torch.maximum(before, after))
 
-    diagonal = torch.where(gx * gy > 0, ridge(1, 1), ridge(1, -1))
     tangent = 0.41421356  # tan 22.5 degrees
-    thin = torch.where(
-        ay < tangent * ax,
-        ridge(0, 1),
-        torch.where(ax < tangent * ay, ridge(1, 0), diagonal),
-    )
-    candidates = (thin & (magnitude > weak)).float()
-    edges = (thin & (magnitude > strong)).float()
-    for _ in range(8):
-        edges = F.max_pool2d(edges, 3, stride=1, padding=1) * candidates
-    return edges > 0
+    flat = _at_least((ax * tangent).to(torch.int16), ay)
+    steep = _at_least((ay * tangent).to(torch.int16), ax)
+    rising = gx.bitwise_xor_(gy) >> 15  # all ones where gx and gy differ in sign
+    diagonal = (ridge(1, -1) & rising) | (ridge(1, 1) & ~rising)
+    thin = (ridge(0, 1) & flat) | (ridge(1, 0) & steep) | (diagonal & ~(flat | steep))
+    candidates = thin & _at_least(magnitude, weak + 1)
+    edges = candidates & _at_least(magnitude, strong + 1)
+    while True:
+        grown = edges.clone()
+        grown[..., 1:, :] |= edges[..., :-1, :]
+        grown[..., :-1, :] |= edges[..., 1:, :]
+        wide = grown.clone()
+        wide[..., 1:] |= grown[..., :-1]
+        wide[..., :-1] |= grown[..., 1:]
+        wide &= candidates
+        if not (wide ^ edges).amax():
+            return edges
+        edges = wide
+
+
+def _at_least(values: Tensor, bound: Tensor | int) -> Tensor:
+    """1 where values >= bound and 0 elsewhere, in the type of the values: faster than as bool."""
+    return torch.ge(values, bound, out=torch.empty_like(values))
 
 
 def _distance(edges: Tensor) -> Tensor:
-    """Euclidean distance to the nearest true pixel, at most 20: (N, 1, H, W) float32."""
-    far = torch.where(edges, 0.0, float(_REACH))
-    for axis in (-2, -1):
-        rows, columns = ((_REACH, _REACH), (0, 0)) if axis == -2 else ((0, 0), (_REACH, _REACH))
-        padded = F.pad(far * far, (*columns, *rows), value=float(_REACH**2))
-        size = far.shape[axis]
-        nearest = padded.narrow(axis, _REACH, size)
-        for step in range(1, _REACH):
-            for start in (_REACH - step, _REACH + step):
-                shifted = padded.narrow(axis, start, size) + float(step * step)
-                nearest = torch.minimum(nearest, shifted)
-        far = nearest.sqrt()
-    return far
+    """Euclidean distance to the nearest 1 of int16 edges, at most 20: (N, 1, H, W) float32."""
+    along = _REACH - _REACH * edges
+    for step in (1, 2, 4, 8, 5):  # every sum up to 20
+        further = along + step
+        left, right = along[..., step:], along[..., :-step]
+        torch.minimum(left, further[..., :-step], out=left)
+        torch.minimum(right, further[..., step:], out=right)
+    h = edges.shape[-2]
+    square = F.pad(along * along, (0, 0, _REACH, _REACH), value=_REACH**2)
+    nearest = square[..., _REACH : _REACH + h, :].clone()
+    pair = torch.empty_like(nearest)
+    for step in range(1, _REACH):
+        above = square[..., _REACH - step : _REACH - step + h, :]
+        below = square[..., _REACH + step : _REACH + step + h, :]
+        torch.minimum(above, below, out=pair)
+        torch.minimum(nearest, pair.add_(step * step), out=nearest)
+    return nearest.float().sqrt_()
 
 
 def _equalise(levels: Tensor) -> Tensor:
-    """Equalise the histogram of whole levels 0 .. 20 to 0 .. 255, for each image."""
-    total = levels[0].numel()
-    below = torch.stack([(levels <= v).sum((1, 2, 3)) for v in range(_REACH + 1)], dim=1)
-    lowest = levels.amin((1, 2, 3)).long()[:, None]
-    first = below.gather(1, lowest)
+    """Equalise the histogram of int64 levels 0 .. 20 to 0 .. 255, for each image: float32."""
+    index = levels.flatten(1)
+    total = index.shape[1]
+    counts = torch.zeros(len(index), _REACH + 1, device=levels.device)
+    counts.scatter_add_(1, index, torch.ones((), device=levels.device).expand_as(index))
+    below = counts.cumsum(1)
+    # The lowest level is the first that isn't empty.
+    first = below.gather(1, below.sign().argmax(1, keepdim=True))
     table = ((below - first) * (255.0 / (total - first).clamp_min(1))).round_()
     flat = first.eq(total)  # an image of one level stays as it is
     table = torch.where(flat, torch.arange(_REACH + 1.0, device=levels.device), table)
-    return table.gather(1, levels.flatten(1).long()).view_as(levels)
+    return table.gather(1, index).view_as(levels)
 
 
 @register(family="weather", source=OVERLAP, random=True, table=AmountRange("drop_count", 12, 120))
