@@ -19,7 +19,7 @@ from robustlib.corruptions.filters import (
     rgb_to_hsv,
 )
 from robustlib.corruptions.light import brightness, contrast, saturate
-from robustlib.corruptions.noise import poisson
+from robustlib.corruptions.noise import poisson, salt_pepper
 from robustlib.corruptions.occlusion import border
 from robustlib.corruptions.shapes import dash, disc, rhombus, stamp
 from robustlib.randomness import Stream
@@ -475,6 +475,26 @@ def test_impulse_noise_counts() -> None:
     for extreme in (0.0, 1.0):
         assert abs((out == extreme).float().mean() - 0.035) < 0.003
     assert set(out.unique().tolist()) == {0.0, 0.5, 1.0}
+
+
+def test_salt_pepper_takes_the_amount_of_each_image() -> None:
+    images = torch.full((2, 3, 200, 200), 0.5)
+    stream = Stream(0, torch.arange(2), "salt_pepper")
+    out = salt_pepper(images, stream, torch.tensor([0.01, 0.2]))
+    for image, p in zip(out, (0.01, 0.2), strict=True):
+        tolerance = 5 * math.sqrt(p / image.numel())
+        for extreme in (0.0, 1.0):
+            assert (image == extreme).float().mean().item() == pytest.approx(p / 2, abs=tolerance)
+
+
+def test_gaussian_only_brightens_by_a_half_normal() -> None:
+    """E|z| = sqrt(2 / pi), and P(|z| < 1) = 0.6827."""
+    images = torch.full((4, 3, 100, 100), 0.1)
+    for severity, sigma in ((1, 0.05), (5, 0.18)):
+        noise = corrupt(images, "gaussian", severity) - images
+        assert noise.min() >= 0
+        assert noise.mean().item() == pytest.approx(sigma * math.sqrt(2 / math.pi), rel=0.01)
+        assert (noise < sigma).float().mean().item() == pytest.approx(0.6827, abs=0.01)
 
 
 def test_gaussian_noise_has_its_sigma() -> None:

@@ -53,7 +53,7 @@ _NOC = (
 _MODULES = (noise, blur, weather, digital, geometric, light, occlusion)
 
 # On a CPU images go through in pieces that stay in the cache.
-_CPU_PIECE = 2**18
+_CPU_PIECE = 2**21
 _GROUPS = 4
 
 Severity = int | Literal["random"]

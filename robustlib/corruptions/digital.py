@@ -46,12 +46,12 @@ def pixelate(images: Tensor, scale: float) -> Tensor:
     As in Pillow, a pixel belongs to a box wholly or not at all.
     """
     h, w = images.shape[-2:]
-    return _show_boxes(images, max(1, int(h * scale)), max(1, int(w * scale)))
+    return _show_boxes(images, max(1, int(h * scale)), max(1, int(w * scale)), like_pillow=True)
 
 
 @register(family="digital", source=OVERLAP, random=False, table=AmountRange("block", 2, 4))
 def laugros_pixelate(images: Tensor, block: Tensor) -> Tensor:
-    """As `pixelate`, with round(side / block) boxes along each side.
+    """Cut each side into round(side / block) runs of pixels; a box of them shows its mean.
 
     A block keeps its size in pixels whatever the image side, this project's choice: scaled to
     32 pixels it would be smaller than one.
@@ -61,7 +61,7 @@ def laugros_pixelate(images: Tensor, block: Tensor) -> Tensor:
     for boxes, chosen in _groups(
         [(max(1, round(h / b)), max(1, round(w / b))) for b in block.tolist()]
     ).items():
-        out[chosen] = _show_boxes(images[chosen], *boxes)
+        out[chosen] = _show_boxes(images[chosen], *boxes, like_pillow=False)
     return out
 
 
@@ -88,10 +88,10 @@ def _as_taps(outputs: Sequence[Mapping[int, float]], device: torch.device) -> Ta
     return torch.tensor(index, device=device), torch.tensor(weights, device=device)
 
 
-def _show_boxes(images: Tensor, rows: int, columns: int) -> Tensor:
+def _show_boxes(images: Tensor, rows: int, columns: int, *, like_pillow: bool) -> Tensor:
     """The means of rows x columns boxes, each computed once, shown by all pixels of the box."""
     (row_taps, row_shown), (column_taps, column_shown) = (
-        _boxes(side, count, images.device)
+        _boxes(side, count, like_pillow, images.device)
         for side, count in zip(images.shape[-2:], (rows, columns), strict=True)
     )
     small = _weigh(_weigh(images, row_taps, -2), column_taps, -1)
@@ -100,16 +100,22 @@ def _show_boxes(images: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _boxes(size: int, count: int, device: torch.device) -> tuple[Taps, Tensor]:
-    """Taps of the means of `count` boxes, and the box that each of `size` pixels shows."""
+def _boxes(size: int, count: int, like_pillow: bool, device: torch.device) -> tuple[Taps, Tensor]:
+    """Taps of the means of `count` boxes, and the box that each of `size` pixels shows.
+
+    Pillow rounds the ends of a box in one way to shrink, and in another to enlarge. So a pixel
+    may show a box whose mean it isn't part of. like_pillow: do so, too.
+    """
     ratio = size / count
+    shown = [int((i + 0.5) * count / size) for i in range(size)]
     means = []
     for i in range(count):
-        centre = (i + 0.5) * ratio
-        first = max(0, int(centre - ratio / 2 + 0.5))
-        box = range(first, min(size, int(centre + ratio / 2 + 0.5)))
+        box: Sequence[int] = [j for j in range(size) if shown[j] == i]
+        if like_pillow:
+            centre = (i + 0.5) * ratio
+            first = max(0, int(centre - ratio / 2 + 0.5))
+            box = range(first, min(size, int(centre + ratio / 2 + 0.5)))
         means.append({j: 1 / len(box) for j in box})
-    shown = [int((i + 0.5) * count / size) for i in range(size)]
     return _as_taps(means, device), torch.tensor(shown, device=device)
 
 
