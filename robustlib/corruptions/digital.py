@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustlib.corruptions.filters import LUMA, luma, pad, take
+from robustlib.corruptions.filters import luma, pad, take
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
@@ -119,6 +119,12 @@ def _boxes(size: int, count: int, like_pillow: bool, device: torch.device) -> tu
     return _as_taps(means, device), torch.tensor(shown, device=device)
 
 
+# ITU-R BT.601 in multiples of 2^-16, as in libjpeg: weights times whole levels, and their sums,
+# are exact in float32, so no device rounds them in another way.
+_RED, _GREEN, _BLUE = (weight / 2**16 for weight in (19595, 38470, 7471))
+_CR_TO_RED, _CB_TO_BLUE = 91881 / 2**16, 116130 / 2**16
+_CR_TO_GREEN, _CB_TO_GREEN = -46802 / 2**16, -22554 / 2**16
+
 # The example quantisation tables of the JPEG standard (ITU-T T.81, annex K.1).
 _LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -163,10 +169,10 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     # The memory of levels, where it was not padded, serves again.
     out = levels if levels.shape == images.shape else torch.empty_like(images)
     red, green, blue = out.split(1, dim=1)
-    torch.add(y, cr, alpha=2 - 2 * LUMA[0], out=red)
-    torch.add(y, cb, alpha=2 - 2 * LUMA[2], out=blue)
-    torch.add(y, cr, alpha=(2 * LUMA[0] - 2) * LUMA[0] / LUMA[1], out=green)
-    green.add_(cb, alpha=(2 * LUMA[2] - 2) * LUMA[2] / LUMA[1])
+    torch.add(y, cr, alpha=_CR_TO_RED, out=red)
+    torch.add(y, cb, alpha=_CB_TO_BLUE, out=blue)
+    torch.add(y, cr, alpha=_CR_TO_GREEN, out=green)
+    green.add_(cb, alpha=_CB_TO_GREEN)
     return out.round_().mul_(1 / 255)
 
 
@@ -176,10 +182,10 @@ def _to_plane(levels: Tensor) -> Tensor:
     Y lies above; the halved Cr and Cb, side by side, below.
     """
     n, _, h, w = levels.shape
-    y = luma(levels)
+    y = luma(levels, (_RED, _GREEN, _BLUE))
     chroma = levels[:, ::2] - y
-    chroma[:, 0].mul_(0.5 / (1 - LUMA[0]))
-    chroma[:, 1].mul_(0.5 / (1 - LUMA[2]))
+    chroma[:, 0].mul_(0.5 / (1 - _RED))
+    chroma[:, 1].mul_(0.5 / (1 - _BLUE))
     chroma = _halve(chroma.round_())
     plane = y.new_empty((n, h * 3 // 2, w), dtype=torch.float64)
     plane[:, :h] = y[:, 0].round_().sub_(128)

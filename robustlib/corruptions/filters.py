@@ -18,10 +18,10 @@ from torch import Tensor
 LUMA = (0.299, 0.587, 0.114)
 
 
-def luma(images: Tensor) -> Tensor:
+def luma(images: Tensor, weights: Sequence[float] = LUMA) -> Tensor:
     """Grey value 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601): (N, 3, H, W) -> (N, 1, H, W)."""
     r, g, b = images.split(1, dim=1)
-    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+    return (r * weights[0]).add_(g, alpha=weights[1]).add_(b, alpha=weights[2])
 
 
 def border_index(size: int, before: int, after: int, mode: str) -> list[int]:
