@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import statistics
 from itertools import pairwise
 from pathlib import Path
 
@@ -147,6 +148,26 @@ def test_the_result_shown_is_that_of_the_run_of_record() -> None:
         assert printed[str(recipe)] == pytest.approx(values.to_list(), abs=0.0501)
     (picture,) = re.findall(r'<img src="([^"]+)"', README)
     assert (ROOT / picture).is_file()
+
+
+def test_fidelity_and_speed_shown_are_those_measured() -> None:
+    shown = re.search(r"<!-- corruptions -->\n(.*)<!-- /corruptions -->", README, re.DOTALL)
+    assert shown
+    text = " ".join(shown[1].split())
+    fidelity = pd.read_csv(ROOT / "results/fidelity.csv")
+    assert f"{fidelity['passed'].sum()} of {len(fidelity)} comparisons" in text
+    assert (fidelity.loc[~fidelity["passed"], "corruption"] == "glass_blur").all()
+    speed = pd.read_csv(ROOT / "results/speed.csv").query("device == 'cpu'")
+    means = speed.groupby("size")["times_faster"].agg(statistics.geometric_mean)
+    assert f"{means[32]:.1f} times as fast as imagecorruptions at 32 px" in text
+    assert f"and {means[224]:.1f} times at 224 px" in text
+    slower = speed[speed["times_faster"] < 1]
+    said = re.findall(r"(\w+) at (\d+) px, at ([\d.]+) of its speed", text)
+    assert [(name, int(size)) for name, size, _ in said] == list(
+        zip(slower["corruption"], slower["size"], strict=True)
+    )
+    for ratio, (*_, number) in zip(slower["times_faster"], said, strict=True):
+        assert float(number) == pytest.approx(ratio, abs=0.00501)
 
 
 def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
