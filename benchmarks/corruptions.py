@@ -53,6 +53,7 @@ PINS = (
     *("imageio==2.38.1", "networkx==3.6.1", "packaging==26.3", "pywavelets==1.9.0"),
     *("tifffile==2026.3.3", "setuptools==79.0.1"),
 )
+WHY_SLOWER = {"jpeg_compression": "theirs is libjpeg, vector code on 8-bit integers"}
 WORKER = Path(__file__).with_name("imagecorruptions_worker.py")
 
 
@@ -253,6 +254,7 @@ def rows(
             "imagecorruptions_ms": other,
             "times_faster": other / times[device],
             "bandwidth_share": bandwidth_share(side, times[device], rate),
+            "note": WHY_SLOWER.get(name, "") if other < times[device] else "",
         }
         for device, rate in rates.items()
     ]

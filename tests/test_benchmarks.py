@@ -140,6 +140,10 @@ def test_rows_and_their_summary() -> None:
     assert summary["geometric_mean"].tolist() == pytest.approx([4, 16])
     assert summary["smallest"].tolist() == [2, 8]
     assert summary["of"].tolist() == ["fog", "fog"]
+    assert table["note"].tolist() == [""] * 4
+    jpeg = {"cpu": 2.0, "cuda": 0.5, "theirs": 1.0}
+    notes = [row["note"] for row in speed.rows(32, "jpeg_compression", jpeg, rates)]
+    assert notes == [speed.WHY_SLOWER["jpeg_compression"], ""]
     (alone,) = speed.rows(32, "fog", {"cpu": 2.0}, {"cpu": 1e9})
     assert alone["robustlib_ms"] == 2
     assert math.isnan(alone["times_faster"])
