@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from robustlib.checks import check_name
+from robustlib.statistics import mean_interval
 
 
 def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -21,6 +22,54 @@ def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table(
         index="recipe", columns="perturbation", values="accuracy", aggfunc="mean", sort=False
     ).rename_axis(index=None, columns=None)
+
+
+def accuracy_by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """A_m(c) of each training seed: accuracy averaged over severities.
+
+    Args:
+        table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
+
+    Returns a frame with one row for each (recipe, training_seed) and one column for each
+    perturbation, "clean" included.
+    """
+    return table.pivot_table(
+        index=["recipe", "training_seed"],
+        columns="perturbation",
+        values="accuracy",
+        aggfunc="mean",
+        sort=False,
+    ).rename_axis(columns=None)
+
+
+def accuracy_with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """A_m(c) averaged over training seeds, with 95 % intervals over the seeds.
+
+    Args:
+        table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
+
+    Returns one row for each (recipe, perturbation): accuracy, low, high (NaN with one seed; see
+    `robustlib.statistics.mean_interval`), seeds; and n, the images.
+    """
+    images = table.groupby(["recipe", "perturbation"])["n"].first()
+    rows = []
+    for recipe, values in accuracy_by_seed(table).groupby("recipe", sort=False):
+        seeds = values.dropna(axis=1)
+        mean, low, high = mean_interval(seeds.to_numpy())
+        rows.append(
+            pd.DataFrame(
+                {
+                    "recipe": recipe,
+                    "perturbation": seeds.columns,
+                    "accuracy": mean,
+                    "low": low,
+                    "high": high,
+                    "seeds": len(seeds),
+                    "n": images[recipe][seeds.columns].to_numpy(),
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
 
 
 def robustness_scores(accuracy: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 
 def wilson_interval(
@@ -55,6 +56,32 @@ def paired_difference_interval(
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * float(difference.std(ddof=1)) / np.sqrt(len(difference))
     return centre, centre - half, centre + half
+
+
+def mean_interval(
+    values: np.ndarray, *, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over repeated runs, such as training seeds, with Student's t interval.
+
+    Args:
+        values: float (runs, ...).
+        confidence: 0 to 1.
+
+    Returns the mean and the ends of the interval, each (...). It covers what varies between the
+    runs, and takes them for normally distributed. The ends are NaN for a single run.
+
+    Raises:
+        ValueError: no runs.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim == 0 or not len(values):
+        raise ValueError(f"values must be (runs, ...) with at least one run, got {values.shape}.")
+    mean, runs = values.mean(axis=0), len(values)
+    if runs == 1:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    quantile = stats.t.ppf(0.5 + confidence / 2, runs - 1)
+    half = quantile * values.std(axis=0, ddof=1) / np.sqrt(runs)
+    return mean, mean - half, mean + half
 
 
 def resampled_accuracies(correct: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:

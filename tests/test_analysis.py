@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -262,3 +264,43 @@ def test_intervals_in_words() -> None:
     assert statistics.interval_text(0.01, 0.2) == "0.010 to 0.200"
     assert statistics.interval_text(-0.017, 0.22, digits=2) == "-0.02 to 0.22"
     assert statistics.interval_text(float("nan"), float("nan")) == "undefined"
+
+
+def test_mean_interval_by_hand() -> None:
+    """1, 2, 3: mean 2, standard error 1 / sqrt(3), quantile of t with 2 degrees 4.3026527."""
+    mean, low, high = statistics.mean_interval(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
+    assert mean.tolist() == [2, 5]
+    half = 4.3026527 / math.sqrt(3)
+    assert low.tolist() == pytest.approx([2 - half, 5])
+    assert high.tolist() == pytest.approx([2 + half, 5])
+    mean, low, high = statistics.mean_interval(np.array([[1.0, 5.0]]))
+    assert mean.tolist() == [1, 5]
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+    with pytest.raises(ValueError, match="at least one run"):
+        statistics.mean_interval(np.zeros((0, 2)))
+
+
+def test_accuracy_with_intervals_averages_severities_then_seeds() -> None:
+    rows = [
+        ("a", seed, name, severity, accuracy)
+        for name, severity, accuracies in (
+            ("clean", 0, (0.8, 0.9)),
+            ("fog", 1, (0.6, 0.7)),
+            ("fog", 5, (0.2, 0.5)),
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    rows.append(("b", 0, "clean", 0, 0.5))
+    columns = ["recipe", "training_seed", "perturbation", "severity", "accuracy"]
+    table = pd.DataFrame(rows, columns=columns).assign(n=10)
+    assert metrics.accuracy_by_seed(table).loc[("a", 1), "fog"] == pytest.approx(0.6)
+    result = metrics.accuracy_with_intervals(table).set_index(["recipe", "perturbation"])
+    assert list(result.index) == [("a", "clean"), ("a", "fog"), ("b", "clean")]
+    fog = result.loc[("a", "fog")]
+
+    assert fog["accuracy"] == pytest.approx(0.5)
+    assert fog["high"] - fog["accuracy"] == pytest.approx(12.7062 * 0.1, rel=1e-4)
+
+    assert (fog["seeds"], fog["n"]) == (2, 10)
+    assert np.isnan(result.loc[("b", "clean"), "low"])
