@@ -214,24 +214,89 @@ def intervals(
 
 
 def training_curves(histories: dict[str, list[dict[str, float]]]) -> Figure:
-    """Training loss by epoch, a line for each model.
+    """Training loss and accuracy by epoch, a line for each model.
 
     Args:
         histories: `TrainedModel.history` by name.
     """
-    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for number, (name, history) in enumerate(histories.items()):
-        axis.plot(
-            [row["epoch"] for row in history],
-            [row["loss"] for row in history],
-            marker=MARKERS[number % len(MARKERS)],
-            color=PALETTE[number % len(PALETTE)],
-            label=name,
-        )
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("mean training loss")
-    axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    table = pd.concat(
+        [pd.DataFrame(history).assign(model=name) for name, history in histories.items()]
+    )
+    long = table.melt(["model", "epoch"], ["loss", "accuracy"], "measure", "value")
+    names = {"loss": "mean training loss", "accuracy": "accuracy on training images"}
+    return lines(
+        long.replace({"measure": names}),
+        x="epoch",
+        y="value",
+        group="model",
+        panel="measure",
+        xlabel="epoch",
+        share_y=False,
+    )
+
+
+def lines(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    group: str,
+    xlabel: str,
+    ylabel: str = "",
+    panel: str | None = None,
+    share_y: bool = True,
+) -> Figure:
+    """Lines with markers, side by side in panels; a band from "low" to "high" where given.
+
+    Args:
+        table: columns `x`, `y`, `group`, `panel` if given, and perhaps "low" and "high".
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
+        group: column that names the lines.
+        xlabel: axis label.
+        ylabel: axis label; without one, each panel's title stands for it.
+        panel: column that names the panels, at most three to a row.
+        share_y: one vertical scale for all panels.
+    """
+    panels = list(dict.fromkeys(table[panel])) if panel else [""]
+    groups = list(dict.fromkeys(table[group]))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(7 if columns == 1 else 3.6 * columns + 1.2, 3.4 * rows),
+        sharey=share_y,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, title in zip(axes.flat, panels, strict=False):
+        part = table[table[panel] == title] if panel else table
+        for number, name in enumerate(groups):
+            line = part[part[group] == name].sort_values(x)
+            colour = PALETTE[number % len(PALETTE)]
+            axis.plot(
+                line[x],
+                line[y],
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=4.5,
+                color=colour,
+                label=str(name),
+            )
+            if "low" in line:
+                axis.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.15)
+        axis.set_title(title)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    figure.supxlabel(xlabel, fontsize=10)
+    axes[0, 0].set_ylabel(ylabel)
+    last = axes[0, columns - 1]
+    last.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+    )
     return figure
 
 

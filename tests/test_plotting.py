@@ -88,9 +88,37 @@ def test_severity_curves_have_a_panel_for_each_family() -> None:
 
 
 def test_curves_and_scatter_name_their_lines_and_points() -> None:
-    history = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}]
-    (axis,) = plotting.training_curves({"standard": history, "mtlat": history}).axes
-    assert labels(axis) == ["standard", "mtlat"]
+    history = [
+        {"epoch": 1.0, "loss": 2.0, "accuracy": 0.4},
+        {"epoch": 2.0, "loss": 1.0, "accuracy": 0.6},
+    ]
+    loss, accuracy = plotting.training_curves({"standard": history, "mtlat": history}).axes
+    assert labels(accuracy) == ["standard", "mtlat"]
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), [2, 1])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0.4, 0.6])
     table = pd.DataFrame({"x": [0.1, 0.2], "y": [0.3, 0.4]}, index=["standard", "mtlat"])
     figure = plotting.scatter(table, x="x", y="y", xlabel="a", ylabel="b", title="t")
     assert labels(figure.axes[0]) == ["standard", "mtlat"]
+
+
+def test_lines_have_panels_and_bands() -> None:
+    table = pd.DataFrame(
+        {
+            "eps": [0.2, 0.1, 0.1, 0.2] * 2,
+            "accuracy": [0.5, 0.7, 0.6, 0.3] * 2,
+            "recipe": ["a", "a", "b", "b"] * 2,
+            "attack": ["pgd"] * 4 + ["fgsm"] * 4,
+        }
+    ).assign(low=lambda t: t["accuracy"] - 0.1, high=lambda t: t["accuracy"] + 0.1)
+    figure = plotting.lines(
+        table, x="eps", y="accuracy", group="recipe", panel="attack", xlabel="x", ylabel="y"
+    )
+    first, second = figure.axes
+    assert [first.get_title(), second.get_title()] == ["pgd", "fgsm"]
+    assert labels(second) == ["a", "b"]
+    np.testing.assert_allclose(first.lines[0].get_xdata(), [0.1, 0.2])
+    np.testing.assert_allclose(first.lines[0].get_ydata(), [0.7, 0.5])
+    band = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(0.4), pytest.approx(0.8))
+    (alone,) = plotting.lines(table[:4], x="eps", y="accuracy", group="recipe", xlabel="x").axes
+    assert len(alone.lines) == 2
