@@ -124,10 +124,13 @@ PARAMETERS: dict[str, Parameter] = {
     "n_train": Parameter("int", _between(100, zero="all"), "training images; 0 for all"),
     "n_test": Parameter("int", _between(10, zero="all"), "test images; 0 for all"),
     "n_attack": Parameter("int", _between(10), "test images that are attacked, the first ones"),
+    "n_sanity": Parameter("int", _between(10), "images for the sanity checks of attacks"),
+    "n_ablation": Parameter("int", _between(100), "training images of an ablation"),
     "architecture": Parameter(
         "str", _one_of(_architecture_names, "architecture"), "network: small_resnet, resnet18, ..."
     ),
     "epochs": Parameter("int", _between(1), "passes over the training images"),
+    "ablation_epochs": Parameter("int", _between(1), "passes over the images of an ablation"),
     "batch_size": Parameter("int", _between(2), "images in a training batch"),
     "seeds": Parameter("list[int]", _each(_between(0)), "training seeds, one model for each"),
     "severities": Parameter("list[int]", _each(check_severity), "severities, from 1 to 5"),
@@ -135,10 +138,12 @@ PARAMETERS: dict[str, Parameter] = {
     "train_corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions to train with"),
     "unseen_corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions for the test only"),
     "eps_test": Parameter("float", _RADIUS, "Linf radius of the test attacks, pixels in [0, 1]"),
+    "eps_l2": Parameter("float", _between(0, above=True), "L2 radius of the test attacks"),
     "eps_train": Parameter("float", _RADIUS, "largest Linf radius in adversarial training"),
     "label_weight": Parameter("float", _between(0, 1), "weight of the target in TLAT's labels"),
     "mixup_alpha": Parameter("float", _between(0, 10, above=True), "alpha of Mixup's Beta(a, a)"),
     "attack_steps": Parameter("int", _between(1, 1000), "steps of the iterated attacks"),
+    "restarts": Parameter("int", _between(1, 100), "random starts of PGD"),
     "normalise": Parameter(
         "str",
         _one_of(lambda: ("ratio", "raw"), "normalisation"),
