@@ -29,7 +29,19 @@ from robustlib import corruptions, data, models, paths
 from robustlib.data import Dataset, Split
 from robustlib.devices import pick_device, training_autocast
 from robustlib.randomness import derive_seed
-from robustlib.recipes import FGSM, MTLAT, TLAT, Augmented, Batch, Mixup, Recipe, Standard
+from robustlib.recipes import (
+    FGSM,
+    MTLAT,
+    PGD,
+    TLAT,
+    Augmented,
+    AugMix,
+    Batch,
+    LabelSmoothing,
+    Mixup,
+    Recipe,
+    Standard,
+)
 from robustlib.results import provenance
 from robustlib.store import Store
 from robustlib.training import Budget, channels_last, train
@@ -122,13 +134,14 @@ def new_model(dataset: Dataset) -> nn.Module:
     )
 
 
-def new_optimiser(model: nn.Module, budget: Budget) -> torch.optim.Optimizer:
+def new_optimiser(model: nn.Module, budget: Budget, fused: bool = False) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         model.parameters(),
         lr=budget.learning_rate,
         momentum=budget.momentum,
         weight_decay=budget.weight_decay,
         nesterov=True,
+        fused=fused,
     )
 
 
@@ -175,9 +188,12 @@ RECIPES: tuple[Recipe, ...] = (
     Standard(),
     Augmented(corruptions.names()),
     Mixup(),
+    LabelSmoothing(),
     FGSM(),
+    PGD(),
     TLAT(),
     MTLAT(),
+    AugMix(),
 )
 
 
@@ -192,7 +208,7 @@ def recipe_costs(
 
     def stepper(recipe: Recipe) -> Callable[[], None]:
         model = channels_last(new_model(dataset), device).train()
-        optimiser = new_optimiser(model, budget)
+        optimiser = new_optimiser(model, budget, fused=True)
         taken = 0
 
         def take_steps() -> None:
@@ -202,7 +218,7 @@ def recipe_costs(
                 seed = derive_seed("bench", taken)
                 batch = Batch(images.clone(), split.labels, split.ids, len(dataset.classes), seed)
                 with training_autocast(device):
-                    loss = recipe.loss(model, batch)
+                    loss, _ = recipe.loss(model, batch)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()

@@ -369,7 +369,7 @@ PIL_OPERATIONS = {
 def test_augmix_operations_are_those_of_pil(name: str) -> None:
     """Level 0.3 of posterize keeps 3 bits, of solarize inverts above 0.7, of rotate is 9 degrees.
 
-    PIL measures rotations from the corner of the centre pixel, so the border is left out.
+    PIL turns the other way, and cuts its weights off differently at the border, left out here.
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 6, 6, generator=generator)
@@ -377,7 +377,7 @@ def test_augmix_operations_are_those_of_pil(name: str) -> None:
     pil = Image.fromarray(image.permute(1, 2, 0).numpy())
     expected = torch.from_numpy(np.asarray(PIL_OPERATIONS[name](pil)).copy()).permute(2, 0, 1)
     pixels = image[None].float() / 255
-    result = OPERATIONS[name](pixels, torch.tensor([0.3]), torch.tensor([1.0]))[0] * 255
+    result = OPERATIONS[name](pixels, torch.tensor([0.3]), torch.tensor([-1.0]))[0] * 255
     difference = (result - expected)[:, 8:-8, 8:-8].abs()
     assert difference.max() <= (4.0 if name == "rotate" else 1.01)
     assert (expected - image.float())[:, 8:-8, 8:-8].abs().max() > 8
