@@ -265,7 +265,7 @@ def radii(count: int, eps: float, radius: str, seed: int, device: torch.device) 
     rng = np.random.default_rng([seed, 2])
     drawn = {
         "image": lambda: rng.random(count, dtype=np.float32),
-        "batch": lambda: np.full(count, rng.random(dtype=np.float32)),
+        "batch": lambda: np.full(count, rng.random(dtype=np.float32), dtype=np.float32),
         "fixed": lambda: np.ones(count, dtype=np.float32),
     }[radius]()
     return torch.from_numpy(drawn * np.float32(eps)).to(device).view(-1, 1, 1, 1)
