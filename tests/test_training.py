@@ -422,7 +422,8 @@ def test_a_compiled_network_can_be_attacked_and_trained_by_one_graph() -> None:
     gradients = []
     for wrap in (lambda model: model, training.compiled):
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        layers = [torch.nn.Linear(48, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)]
+        model = torch.nn.Sequential(torch.nn.Flatten(), *layers)
         labels = torch.arange(3)
         batch = Batch(torch.rand(3, 3, 4, 4), labels, labels, 3, seed=0)
         loss, _ = TLAT(eps=0.1).loss(wrap(model), batch)
