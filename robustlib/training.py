@@ -355,7 +355,8 @@ class _Run:
         device: torch.device,
     ) -> None:
         self.recipe, self.budget, self.seed = recipe, budget, seed
-        self.classes, self.per_epoch, self.device = classes, per_epoch, device
+        self.classes, self.device = classes, device
+        self.per_epoch, self.steps = per_epoch, per_epoch * budget.epochs
         self.model = channels_last(model, device).train()
         self.network = compiled(self.model) if budget.compile else self.model
         self.optimiser = torch.optim.SGD(
@@ -384,7 +385,7 @@ class _Run:
         pixels = flip_and_shift(images, seed=seed).to(torch.float32) / 255.0
         batch = Batch(pixels, labels, ids, self.classes, seed)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.budget.rate(self.steps_taken, self.steps)
         with training_autocast(self.device):
             loss, logits = self.recipe.loss(self.network, batch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -395,9 +396,6 @@ class _Run:
         self.step += 1
         if self.average is not None:
             self._update_average(self.average)
-
-    def learning_rate(self) -> float:
-        return self.budget.rate(self.steps_taken, self.per_epoch * self.budget.epochs)
 
     def _update_average(self, average: dict[str, Tensor]) -> None:
         taken = self.steps_taken
@@ -429,15 +427,12 @@ class _Run:
         }
 
     def end_epoch(self) -> None:
-        self.step -= 1
-        rate = self.learning_rate()
-        self.step += 1
         self.history.append(
             {
                 "epoch": float(self.epoch + 1),
                 "steps": float(self.per_epoch),
                 **self.so_far(),
-                "learning_rate": rate,
+                "learning_rate": self.budget.rate(self.steps_taken - 1, self.steps),
                 "seconds": self.seconds,
             }
         )

@@ -18,7 +18,9 @@ from PIL import Image
 from robustlib import data as sources
 from robustlib import training
 from robustlib.data import DataError, Dataset, StreamedSplit
+from robustlib.evaluation import evaluate
 from robustlib.loading import Loader
+from robustlib.perturbations import Corruption
 from robustlib.recipes import MTLAT, TLAT, Augmented, Batch, Mixup, Recipe, Standard
 from robustlib.store import Store, StoreError
 from robustlib.training import (
@@ -385,6 +387,12 @@ def test_streamed_images_give_the_same_model(both: list[Dataset], tmp_path: Path
     )
     assert torch.equal(weights(memory), weights(streamed))
     assert torch.equal(weights(memory), weights(alone))
+    cells = [Corruption("gaussian_noise", 3)]
+    first, second = (
+        evaluate([memory], dataset.test, cells, store=Store(tmp_path / name), progress=False)
+        for dataset, name in ((both[0], "one"), (both[1], "other"))
+    )
+    assert np.array_equal(first.correct, second.correct)
 
 
 def test_an_unreadable_file_is_named_when_it_is_met(both: list[Dataset], folder: Path) -> None:
