@@ -34,7 +34,8 @@ def test_every_task_runs_once_to_warm_up_and_then_in_turns() -> None:
 def test_training_throughput(tiny: Dataset) -> None:
     table = run.training_throughput(tiny, batch_size=32, workers=0, repeats=1)
     check(table)
-    assert table["measure"].tolist() == ["training, images/s"]
+    assert table["measure"].tolist() == ["training, images/s"] * 2
+    assert table["compared with"].str.contains("CIFAR10|ImageFolder").all()
     assert table["ratio"].tolist() == pytest.approx((table["robustlib"] / table["other"]).tolist())
 
 
