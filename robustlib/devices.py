@@ -26,11 +26,13 @@ def pick_device(name: str = "auto") -> torch.device:
 def training_autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 autocast where the hardware multiplies bfloat16 matrices, else a no-op.
 
-    That is: GPUs that support it, and CPUs with AMX (2.5 to 4 times faster than float32 there).
+    That is: GPUs that support it, and CPUs with AMX (2.5 to 4 times faster than float32 there) or
+    with AVX512-BF16 (1.3 times).
     Only training runs under it; every evaluation and attack is float32.
     """
     if device.type == "cuda":
         enabled = torch.cuda.is_bf16_supported()
     else:
-        enabled = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        can = torch.cpu.get_capabilities()
+        enabled = bool(can.get("amx_bf16") or can.get("avx512_bf16"))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

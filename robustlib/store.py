@@ -1,4 +1,4 @@
-"""The artifact store: one safetensors file for each trained model and each evaluation.
+"""The artifact store: one safetensors file for each trained model, evaluation and checkpoint.
 
 An artifact is found again by the hash of its key: everything that determines its content,
 including the code that made it.
@@ -24,7 +24,7 @@ from robustlib import paths, tensorfile
 
 
 class StoreError(ValueError):
-    """The store's folder can't be used."""
+    """The store's folder can't be used, or is full."""
 
 
 class DamagedArtifactWarning(UserWarning):
@@ -85,6 +85,8 @@ class Store:
             return None
         try:
             tensors, texts = tensorfile.read(path)
+        except FileNotFoundError:  # removed by another process just now
+            return None
         except tensorfile.DamagedFileError as error:
             warnings.warn(
                 f"stored artifact {path.name} ({kind}) is damaged and is built again: {error}",
@@ -108,12 +110,27 @@ class Store:
         tensors: Mapping[str, Tensor],
         record: dict[str, Any],
     ) -> Artifact:
-        """Store an artifact, in place of any earlier one with that key."""
+        """Store an artifact, in place of any earlier one with that key.
+
+        Raises `StoreError` if it can't be written, say on a full disk; the store is as before.
+        """
         stored = {name: value.detach().cpu() for name, value in tensors.items()}
         digest = digest_of(key)
         texts = {"key": _canonical(key), "record": _canonical(record)}
-        tensorfile.write(self.path(kind, digest), stored, texts)
+        path = self.path(kind, digest)
+        try:
+            tensorfile.write(path, stored, texts)
+        except OSError as error:
+            raise StoreError(
+                f"can't write {path} ({error.strerror}). Free space, or name another folder with "
+                "the variable ROBUSTLIB_STORE, and start again: what is stored is unharmed, and "
+                "training goes on from its last checkpoint."
+            ) from error
         return Artifact(digest, stored, record, from_store=False)
+
+    def remove(self, kind: str, key: Mapping[str, Any]) -> None:
+        """Delete the artifact with that key, if there is one."""
+        self.path(kind, digest_of(key)).unlink(missing_ok=True)
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+_STALE = 24 * 3600  # seconds after which an unfinished file can only be a killed process's
 
 
 class DamagedFileError(ValueError):
@@ -22,7 +25,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -
     """Write named tensors and texts to a safetensors file.
 
     The file is written under another name and moved into place, so that an interruption or a
-    second process never leaves half a file under `path`. Its folder is made if missing.
+    second process never leaves half a file under `path`. Its folder is made if missing. What
+    a killed process left under the other name is deleted after a day, at the next writing.
 
     Args:
         path: the file, replaced if there is one.
@@ -35,6 +39,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {**texts, "sha256": digest(stored, texts)}
     path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_stale(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -45,16 +50,28 @@ def write(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -
         raise
 
 
+def _delete_stale(path: Path) -> None:
+    for left in path.parent.glob(f".{path.stem}.*"):
+        try:
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
+        except FileNotFoundError:  # another process was faster
+            pass
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors, on the CPU, and the texts of a file.
 
     Raises:
+        FileNotFoundError: there is no such file.
         DamagedFileError: the file is unreadable, or its checksum does not match.
     """
     try:
         with safe_open(path, framework="pt") as file:
             texts = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(str(error)) from error
     if texts.pop("sha256", None) != digest(tensors, texts):

@@ -111,3 +111,21 @@ def test_the_code_digest_tells_modules_apart() -> None:
     assert code_digest("models") != code_digest("recipes")
     assert code_digest("corruptions") != code_digest("models", "corruptions")
     assert code_digest("models") == code_digest("models")
+
+
+def test_what_a_killed_process_left_is_deleted_after_a_day(store: Store) -> None:
+    path = store.path("models", store.put("models", KEY, *make()).digest)
+    old, new = (path.with_name(f".{path.stem}.{name}") for name in ("old", "new"))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    store.put("models", KEY, *make())
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it"
+
+
+def test_removing(store: Store) -> None:
+    store.put("models", KEY, *make())
+    store.remove("models", KEY)
+    store.remove("models", KEY)
+    assert store.find("models", KEY) is None

@@ -1,19 +1,42 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from robustlib.data import Dataset
-from robustlib.recipes import MTLAT, Augmented, Batch, Standard
-from robustlib.store import Store
-from robustlib.training import Budget, TrainingDivergedError, flip_and_shift, train
+from robustlib import data as sources
+from robustlib import training
+from robustlib.data import DataError, Dataset, StreamedSplit
+from robustlib.evaluation import evaluate
+from robustlib.loading import Loader
+from robustlib.perturbations import Corruption
+from robustlib.recipes import MTLAT, TLAT, Augmented, Batch, Mixup, Recipe, Standard
+from robustlib.store import Store, StoreError
+from robustlib.training import (
+    Budget,
+    TrainingDivergedError,
+    epochs_of,
+    flip_and_shift,
+    overview,
+    train,
+)
+from tests.conftest import tiny_split
 
 BUDGET = Budget(epochs=3, batch_size=16, learning_rate=0.05)
 
 
-def run(recipes, data: Dataset, store: Store, seeds=(0,), budget: Budget = BUDGET):
+def run(recipes, data: Dataset, store: Store, seeds=(0,), budget: Budget = BUDGET, **options):
     return train(
         recipes,
         data,
@@ -23,11 +46,18 @@ def run(recipes, data: Dataset, store: Store, seeds=(0,), budget: Budget = BUDGE
         store=store,
         device="cpu",
         progress=False,
+        **options,
     )
 
 
 def weights(trained) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trained.model.parameters()])
+    """Weights and running statistics."""
+    return torch.cat([v.detach().flatten().double() for v in trained.model.state_dict().values()])
+
+
+def files(store: Store) -> set[str]:
+    found = (path for path in store.root.rglob("*") if path.is_file())
+    return {str(path.relative_to(store.root)) for path in found}
 
 
 def test_training_learns_and_comes_from_the_store_next_time(tiny: Dataset, store: Store) -> None:
@@ -71,8 +101,9 @@ def test_hyperparameters_and_budget_are_part_of_the_key(tiny: Dataset, store: St
 class Exploding:
     name: str = "exploding"
 
-    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        return model(batch.images).sum() * float("inf")
+    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(batch.images)
+        return logits.sum() * float("inf"), logits
 
 
 def test_a_non_finite_loss_stops_and_keeps_earlier_models(tiny: Dataset, store: Store) -> None:
@@ -86,10 +117,337 @@ def test_bad_arguments(tiny: Dataset, store: Store) -> None:
         run([Standard(), Standard()], tiny, store)
     with pytest.raises(ValueError, match="don't fill one batch"):
         run([Standard()], tiny, store, budget=Budget(epochs=1, batch_size=97))
-    with pytest.raises(ValueError, match="at least"):
-        Budget(epochs=0)
+    with pytest.raises(ValueError, match=r"'mtlat' is no recipe.*recipes.build"):
+        run(["mtlat"], tiny, store)
+    with pytest.raises(ValueError, match="at least one"):
+        run([], tiny, store)
+    with pytest.raises(ValueError, match="checkpoint_seconds"):
+        run([Standard()], tiny, store, checkpoint_seconds=-1)
     with pytest.raises(ValueError, match="architecture"):
         train([Standard()], tiny, architecture="vgg", budget=BUDGET, seeds=[0], store=store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("epochs", 1.5, "integer"),
+        ("batch_size", 1, "at least 2"),
+        ("learning_rate", -0.1, "learning_rate must be a number at least 0"),
+        ("learning_rate", 0, "learning_rate must be positive"),
+        ("learning_rate", float("nan"), "learning_rate"),
+        ("momentum", 1.1, "from 0 to 1"),
+        ("weight_decay", -1e-4, "weight_decay"),
+        ("warmup", "0.2", "warmup must be a number from 0 to 1"),
+        ("schedule", "cosin", "cosine"),
+        ("averaging", 1, "below 1"),
+    ],
+)
+def test_bad_budgets(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**{"epochs": 1, name: value})  # type: ignore[arg-type]
+
+
+def test_schedules_by_hand() -> None:
+    step = Budget(epochs=1, learning_rate=0.1, schedule="step", warmup=0)
+    rates = [step.rate(k, 8) for k in range(8)]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    cosine = Budget(epochs=1, learning_rate=0.4, warmup=0.25)
+    rates = [cosine.rate(k, 8) for k in (0, 1, 2, 5)]
+    assert rates == pytest.approx([0.2, 0.4, 0.4, 0.2])
+    assert cosine.rate(7, 8) == pytest.approx(0.2 * (1 + np.cos(5 * np.pi / 6)))
+
+
+@dataclass
+class Watched:
+    """Another recipe, watched: the weights that each step starts from, and where to stop."""
+
+    recipe: Recipe
+    name: str = "watched"
+
+    def __post_init__(self) -> None:  # no fields, which would be part of the key
+        self.seen: list[torch.Tensor] = []
+        self.stop_at = -1
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(self.seen) == self.stop_at:
+            raise KeyboardInterrupt
+        self.seen.append(parameters(model))
+        return self.recipe.loss(model, batch)
+
+
+def parameters(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().clone().flatten() for p in model.parameters()])
+
+
+def test_history_and_overview(tiny: Dataset, store: Store) -> None:
+    trained = run([Standard()], tiny, store)
+    history = trained[0].history
+    budget_steps = 3 * 6
+    assert [row["steps"] for row in history] == [6, 6, 6]
+    assert history[-1]["accuracy"] > max(0.5, history[0]["accuracy"])
+    assert all(0 <= row["accuracy"] <= 1 for row in history)
+    assert history[-1]["learning_rate"] == pytest.approx(BUDGET.rate(17, budget_steps))
+    for row in history:
+        assert row["images_per_second"] == pytest.approx(96 / row["seconds"])
+    table = overview(trained)
+    assert table["steps"].tolist() == [budget_steps]
+    assert table["final accuracy"].tolist() == [history[-1]["accuracy"]]
+
+
+def test_the_last_weights_are_averaged_on_request(tiny: Dataset, tmp_path: Path) -> None:
+    """With decay .5, beyond the first steps' (1 + k) / (10 + k): worked out from all weights."""
+    watched = Watched(Standard())
+    (plain,) = run([watched], tiny, Store(tmp_path / "a"))
+    budget = Budget(epochs=3, batch_size=16, learning_rate=0.05, averaging=0.5)
+    (averaged,) = run([Standard()], tiny, Store(tmp_path / "b"), budget=budget)
+    last = parameters(plain.model)
+    expected = watched.seen[0]
+    for k, value in enumerate([*watched.seen[1:], last], start=1):
+        decay = min(0.5, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * value
+    result = parameters(averaged.model)
+    torch.testing.assert_close(result, expected)
+    assert not torch.equal(result, last)
+
+
+def test_each_epoch_is_kept_on_request(tiny: Dataset, store: Store) -> None:
+    (first,) = run([Standard()], tiny, store)
+    with pytest.raises(ValueError, match="keep_epochs=True"):
+        epochs_of(first, store)
+    (again,) = run([Standard()], tiny, store, keep_epochs=True)
+    assert not again.from_store, "the epochs were not there"
+    assert torch.equal(weights(again), weights(first))
+    epochs = epochs_of(again, store)
+    assert [m.recipe for m in epochs] == [f"standard, epoch {k}" for k in (1, 2, 3)]
+    assert [len(m.history) for m in epochs] == [1, 2, 3]
+    assert torch.equal(weights(epochs[2]), weights(first))
+    assert not torch.equal(weights(epochs[1]), weights(first))
+    assert len({first.digest, *(m.digest for m in epochs)}) == 4
+    assert run([Standard()], tiny, store, keep_epochs=True)[0].from_store
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 6, 9, 17])
+def test_interrupted_training_goes_on_where_it_stopped(
+    tiny: Dataset, store: Store, tmp_path: Path, stop_at: int
+) -> None:
+    """And takes no step twice. 6 steps an epoch: before the first, within, at a boundary, last."""
+    budget = Budget(epochs=3, batch_size=16, learning_rate=0.05, averaging=0.9)
+    watched = Watched(MTLAT())
+    watched.stop_at = stop_at
+    with pytest.raises(KeyboardInterrupt):
+        run([watched], tiny, store, budget=budget, checkpoint_seconds=0)
+    watched.stop_at = -1
+    (resumed,) = run([watched], tiny, store, budget=budget)
+    (whole,) = run([MTLAT()], tiny, Store(tmp_path / "other"), budget=budget)
+    assert len(watched.seen) == 18
+    assert torch.equal(weights(resumed), weights(whole))
+    same = ("epoch", "loss", "accuracy", "learning_rate")
+    assert [[row[k] for k in same] for row in resumed.history] == [
+        [row[k] for k in same] for row in whole.history
+    ]
+    assert len(files(store)) == 1, "the checkpoint is gone"
+
+
+LONG = Budget(epochs=4, batch_size=16, learning_rate=0.05, averaging=0.9)
+CHILD = """
+import sys
+from robustlib.data import Dataset
+from robustlib.recipes import MTLAT, Standard
+from robustlib.store import Store
+from robustlib.training import Budget, train
+from tests.conftest import tiny_split
+
+for trained in train(
+    [Standard(), MTLAT()],
+    Dataset.build("tiny", ("red", "green", "blue"), tiny_split(96, 1), tiny_split(60, 2)),
+    architecture="small_resnet",
+    budget=Budget(epochs=4, batch_size=16, learning_rate=0.05, averaging=0.9),
+    seeds=[0],
+    store=Store(sys.argv[1]),
+    device="cpu",
+    progress=False,
+    checkpoint_seconds=0,
+):
+    print(trained.digest, sum(v.double().sum().item() for v in trained.model.state_dict().values()))
+"""
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(store: Store, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(store.root)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again(tiny: Dataset, store: Store, tmp_path) -> None:
+    """SIGKILL at two random moments, often in the middle of writing a checkpoint."""
+    rng = np.random.default_rng()
+    for _ in range(2):
+        before = files(store)
+        with start(store) as child:
+            while files(store) == before and child.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.4))
+            child.kill()
+    resumed = run([Standard(), MTLAT()], tiny, store, budget=LONG)
+    whole = run([Standard(), MTLAT()], tiny, Store(tmp_path / "other"), budget=LONG)
+    for one, other in zip(resumed, whole, strict=True):
+        assert torch.equal(weights(one), weights(other))
+        assert one.digest == other.digest
+    left = {name for name in files(store) if "/." not in name}  # no unfinished file of the killed
+    assert left == {f"models/{trained.digest}.safetensors" for trained in whole}
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_models_in_one_store(tiny: Dataset, store: Store) -> None:
+    children = [start(store, OMP_NUM_THREADS="1") for _ in range(2)]
+    outputs = [child.communicate(timeout=300) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
+    trained = run([Standard(), MTLAT()], tiny, store, budget=LONG)
+    assert all(item.from_store for item in trained)
+    for item, line in zip(trained, outputs[0][0].splitlines(), strict=True):
+        digest, total = line.split()
+        assert digest == item.digest
+        assert float(total) == pytest.approx(weights(item).sum().item())
+    assert files(store) == {f"models/{item.digest}.safetensors" for item in trained}
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 100 kB: to a writer, what a full disk is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0, 60])
+def test_a_full_disk_stops_with_a_message_and_harms_nothing(
+    tiny: Dataset, store: Store, request: pytest.FixtureRequest, checkpoint_seconds: int
+) -> None:
+    (kept,) = run([Standard()], tiny, store)
+    before = {name: (store.root / name).read_bytes() for name in files(store)}
+    request.getfixturevalue("small_files")
+    with pytest.raises(StoreError, match=r"can't write .*File too large.*Free space"):
+        run([Mixup()], tiny, store, checkpoint_seconds=checkpoint_seconds)
+    assert {name: (store.root / name).read_bytes() for name in files(store)} == before
+    (again,) = run([Standard()], tiny, store)
+    assert again.from_store
+    assert torch.equal(weights(again), weights(kept))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of three classes, of two sizes, as PNG and JPEG."""
+    for part, count in (("train", 36), ("test", 12)):
+        split = tiny_split(count, 1)
+        for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            path = tmp_path / "images" / part / f"class{label}" / f"{i}.{('png', 'jpg')[i % 2]}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            (picture.resize((24, 20)) if i % 3 else picture).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def both(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
+    """The folder in memory and streamed."""
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path / "data"))
+    return [
+        sources.load("folder", root=folder, image_size=16, in_memory=in_memory)
+        for in_memory in (True, False)
+    ]
+
+
+def test_a_streamed_split_has_the_same_images(both: list[Dataset], folder: Path) -> None:
+    memory, streamed = (dataset.train for dataset in both)
+    assert isinstance(streamed, StreamedSplit)
+    assert len(streamed) == len(memory) == 36
+    assert both[1].image_size == 16
+    for index in (slice(None), slice(30, 50), torch.tensor([3, 0, 3]), slice(0, 0)):
+        assert torch.equal(streamed.float_images(index), memory.float_images(index))
+    for one, other in ((streamed, memory), (streamed.first(7), memory.first(7))):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.ids, other.ids)
+    digests = {streamed.digest(), streamed.first(7).digest(), memory.digest()}
+    assert len(digests) == 3
+    changed = folder / "train" / streamed.files[0]
+    os.utime(changed, ns=(1, 1))
+    assert streamed.digest() not in digests
+
+
+@pytest.mark.slow
+def test_streamed_images_give_the_same_model(both: list[Dataset], tmp_path: Path) -> None:
+    recipes = [MTLAT(corruptions=("gaussian_noise",))]
+    memory, streamed, alone = (
+        run(recipes, dataset, Store(tmp_path / name), workers=workers)[0]
+        for dataset, name, workers in (
+            (both[0], "memory", None),
+            (both[1], "streamed", 2),
+            (both[1], "alone", 0),
+        )
+    )
+    assert torch.equal(weights(memory), weights(streamed))
+    assert torch.equal(weights(memory), weights(alone))
+    cells = [Corruption("gaussian_noise", 3)]
+    first, second = (
+        evaluate([memory], dataset.test, cells, store=Store(tmp_path / name), progress=False)
+        for dataset, name in ((both[0], "one"), (both[1], "other"))
+    )
+    assert np.array_equal(first.correct, second.correct)
+
+
+def test_an_unreadable_file_is_named_when_it_is_met(both: list[Dataset], folder: Path) -> None:
+    streamed = both[1].train
+    assert isinstance(streamed, StreamedSplit)
+    (folder / "train" / streamed.files[5]).write_bytes(b"no image")
+    loader = Loader(streamed, torch.device("cpu"), workers=0)
+    with pytest.raises(DataError, match="replace it or remove it"):
+        list(loader.batches([torch.arange(4), torch.arange(4, 8)]))
+    with pytest.raises(ValueError, match="held in memory"):
+        sources.load("shapes10", in_memory=False)
+
+
+def test_size_decides_whether_a_folder_is_streamed(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sources.folder, "MEMORY_LIMIT", 3 * 16**2 * 47)
+    dataset = sources.load("folder", root=folder, image_size=16)
+    assert isinstance(dataset.train, StreamedSplit)
+
+
+def test_compilation_is_part_of_the_key(tiny: Dataset, store: Store, monkeypatch) -> None:
+    passed_through = []
+    monkeypatch.setattr(training, "compiled", lambda m: passed_through.append(m) or m)
+    budget = Budget(epochs=1, batch_size=48, compile=True)
+    (compiled,) = run([Standard()], tiny, store, budget=budget)
+    assert len(passed_through) == 1
+    (plain,) = run([Standard()], tiny, store, budget=replace(budget, compile=False))
+    assert len(passed_through) == 1
+    assert compiled.digest != plain.digest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_network_can_be_attacked_and_trained_by_one_graph() -> None:
+    gradients = []
+    for wrap in (lambda model: model, training.compiled):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(48, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)]
+        model = torch.nn.Sequential(torch.nn.Flatten(), *layers)
+        labels = torch.arange(3)
+        batch = Batch(torch.rand(3, 3, 4, 4), labels, labels, 3, seed=0)
+        loss, _ = TLAT(eps=0.1).loss(wrap(model), batch)
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 def test_flip_and_shift_moves_pixels_as_a_slice_would() -> None:

@@ -7,10 +7,19 @@ from pathlib import Path
 from robustlib.checks import check_name
 from robustlib.data import cifar, folder, shapes10
 from robustlib.data.base import DataError, Dataset, DataUnavailableError, Split
+from robustlib.data.streamed import StreamedSplit
 
 DATASETS = ("shapes10", "cifar10", "cifar100", "folder")
 
-__all__ = ["DATASETS", "DataError", "DataUnavailableError", "Dataset", "Split", "load"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataUnavailableError",
+    "Dataset",
+    "Split",
+    "StreamedSplit",
+    "load",
+]
 
 
 def load(
@@ -20,6 +29,7 @@ def load(
     n_test: int = 0,
     root: str | Path | None = None,
     image_size: int = 32,
+    in_memory: bool | None = None,
 ) -> Dataset:
     """Load, download or make a data set.
 
@@ -30,6 +40,8 @@ def load(
     root: for `folder`, the folder that holds `train/` and `test/` or `val/`; for CIFAR, where
         the archive lies or goes if not in the data folder; not for `shapes10`.
     image_size: side in pixels for `folder`; the other sources have 32 only.
+    in_memory: for `folder`: True decodes all images at once, False leaves them in their files
+        until they are needed (`StreamedSplit`), None decides by size. The others are in memory.
 
     Raises `UnknownNameError` for an unknown name, `DataError` if data are missing, damaged or
     ill-arranged (`DataUnavailableError` if a download failed), and `ValueError` for other
@@ -39,7 +51,9 @@ def load(
     if name == "folder":
         if not root:
             raise DataError("dataset 'folder' needs root, a folder with train/ and test/ or val/.")
-        return folder.load(root, n_train, n_test, image_size)
+        return folder.load(root, n_train, n_test, image_size, in_memory)
+    if in_memory is False:
+        raise ValueError(f"{name} is held in memory; only 'folder' takes in_memory=False.")
     if image_size != 32:
         raise ValueError(f"{name} has images of 32 pixels only, got image_size={image_size!r}.")
     if name == "shapes10":

@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustlib import tensorfile
+
+if TYPE_CHECKING:
+    from robustlib.data.streamed import StreamedSplit
 
 SUBSET_SEED = 20190910
 """Fixes the order of images within each class, and so every subset. Never a parameter."""
@@ -58,6 +62,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_size(self) -> int:
+        """Height, and width, of the images in pixels."""
+        return self.images.shape[-1]
+
     def float_images(self, index: slice | Tensor = slice(None)) -> Tensor:
         """The images that `index` selects, as float32 (n, 3, H, W) in [0, 1]."""
         return self.images[index].to(torch.float32) / 255.0
@@ -80,17 +89,24 @@ class Dataset:
     """A training and a test split of the same classes. Make one with `Dataset.build`.
 
     fingerprint  SHA-256 (hex) of the names of the classes and of the pixels, labels and ids of
-                 both splits: it changes if any of them does
+                 both splits: it changes if any of them does (for a streamed split, if names,
+                 sizes or times of its files do)
     """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Split | StreamedSplit
+    test: Split | StreamedSplit
     fingerprint: str
 
     @classmethod
-    def build(cls, name: str, classes: Sequence[str], train: Split, test: Split) -> Dataset:
+    def build(
+        cls,
+        name: str,
+        classes: Sequence[str],
+        train: Split | StreamedSplit,
+        test: Split | StreamedSplit,
+    ) -> Dataset:
         """A `Dataset` with its fingerprint computed (about a second for a gigabyte)."""
         text = "\0".join([*classes, "", train.digest(), test.digest()])
         return cls(name, tuple(classes), train, test, hashlib.sha256(text.encode()).hexdigest())
@@ -98,7 +114,7 @@ class Dataset:
     @property
     def image_size(self) -> int:
         """Height, and width, of the images in pixels."""
-        return self.train.images.shape[-1]
+        return self.train.image_size
 
 
 def check_count(n: int, what: str) -> int:

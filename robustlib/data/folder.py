@@ -12,17 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from robustlib import paths
 from robustlib.data.base import DataError, Dataset, Split, cached, check_count, subset_ids
+from robustlib.data.streamed import (
+    StreamedSplit,
+    decoding_threads,
+    read_image,
+    stamp,
+    unreadable,
+)
+
+__all__ = ["images_below", "list_split", "load", "read_image", "unreadable"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Files with other extensions are no images and are passed over, as torchvision does."""
 
-RESIZE_RATIO = 256 / 224
-"""The shorter side is resized to this times the crop, torchvision's evaluation convention."""
+MEMORY_LIMIT = 8 * 2**30
+"""Bytes of images beyond which a folder is streamed by default (this project's choice)."""
 
 _FORMAT = 1  # raise it with every change to how a file becomes pixels: it is part of the key
 
@@ -37,7 +45,13 @@ class Listing:
     labels: np.ndarray  # int64 (N,)
 
 
-def load(root: str | Path, n_train: int = 0, n_test: int = 0, image_size: int = 32) -> Dataset:
+def load(
+    root: str | Path,
+    n_train: int = 0,
+    n_test: int = 0,
+    image_size: int = 32,
+    in_memory: bool | None = None,
+) -> Dataset:
     """The images below `root`, as RGB of `image_size` x `image_size` pixels.
 
     root: holds `train/` and `test/` (or `val/`), with one folder of images for each class; a
@@ -47,7 +61,9 @@ def load(root: str | Path, n_train: int = 0, n_test: int = 0, image_size: int = 
     n_test: sizes of class-balanced subsets (0: everything); only those images are decoded, and
     kept in `cache/` of the data folder until a file's name, size or time changes.
 
-    All images are held in memory: 3 * image_size^2 bytes each (ImageNet-100 at 224: 20 GB).
+    in_memory: whether all images are decoded at once and held in memory, 3 * image_size^2 bytes
+    each (ImageNet-100 at 224: 20 GB), or read from their files whenever they are needed, which
+    gives the same pixels. None: in memory up to `MEMORY_LIMIT` bytes.
 
     Raises `DataError` if folders, classes or images are missing or an image can't be read, and
     `ValueError` for a subset larger than the whole.
@@ -60,11 +76,15 @@ def load(root: str | Path, n_train: int = 0, n_test: int = 0, image_size: int = 
     _check_same_classes(train, test)
     train_ids = subset_ids(train.labels, n_train, "n_train")
     test_ids = subset_ids(test.labels, n_test, "n_test")
+    if in_memory is None:
+        count = len(train_ids) + len(test_ids)
+        in_memory = 3 * image_size**2 * count <= MEMORY_LIMIT
+    load_split = _load_split if in_memory else _stream_split
     return Dataset.build(
         "folder",
         train.classes,
-        _load_split(train, train_ids, image_size),
-        _load_split(test, test_ids, image_size),
+        load_split(train, train_ids, image_size),
+        load_split(test, test_ids, image_size),
     )
 
 
@@ -133,6 +153,12 @@ def _check_same_classes(train: Listing, test: Listing) -> None:
             )
 
 
+def _stream_split(listing: Listing, ids: np.ndarray, image_size: int) -> StreamedSplit:
+    files = tuple(listing.files[i] for i in ids)
+    labels = torch.from_numpy(listing.labels[ids])
+    return StreamedSplit(listing.folder, files, labels, torch.from_numpy(ids), image_size)
+
+
 def _load_split(listing: Listing, ids: np.ndarray, image_size: int) -> Split:
     files = [listing.folder / listing.files[i] for i in ids]
     labels = torch.from_numpy(listing.labels[ids])
@@ -148,22 +174,19 @@ def _load_split(listing: Listing, ids: np.ndarray, image_size: int) -> Split:
 def _key(listing: Listing, files: Sequence[Path], ids: np.ndarray, image_size: int) -> str:
     hasher = hashlib.sha256(f"{_FORMAT} {image_size} {listing.classes}".encode())
     for file, index in zip(files, ids, strict=True):
-        try:
-            stat = os.stat(file)
-        except OSError as error:  # a broken link, say
-            raise unreadable(file, error) from error
-        hasher.update(f"{index} {file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        size, time = stamp(file)
+        hasher.update(f"{index} {file} {size} {time}\n".encode())
     return hasher.hexdigest()[:32]
 
 
 def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
-    """uint8 (N, 3, image_size, image_size); threads, since PIL decodes without Python's lock."""
+    """uint8 (N, 3, image_size, image_size);."""
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
 
     def decode(item: tuple[int, Path]) -> None:
         images[item[0]] = read_image(item[1], image_size)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(decoding_threads()) as pool:
         results = pool.map(decode, enumerate(files))
         try:
             for _ in tqdm(
@@ -180,36 +203,3 @@ def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
             pool.shutdown(cancel_futures=True)
             raise
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def read_image(file: Path, image_size: int | None) -> np.ndarray:
-    """uint8 (image_size, image_size, 3), RGB, resized and cropped if need be.
-
-    image_size: None for the image's own height and width. Raises `DataError` that names a file
-    that can't be read.
-    """
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except Exception as error:  # PIL raises many kinds; whichever, the file must be named
-        raise unreadable(file, error) from error
-    if image_size is not None and image.size != (image_size, image_size):
-        image = _resize_and_crop(image, image_size)
-    return np.asarray(image)
-
-
-def unreadable(file: Path, error: Exception) -> DataError:
-    """The error to raise for an image file that can't be read."""
-    return DataError(f"can't read the image {file} ({error}); replace it or remove it.")
-
-
-def _resize_and_crop(image: Image.Image, image_size: int) -> Image.Image:
-    shorter = int(image_size * RESIZE_RATIO)
-    width, height = image.size
-    if width <= height:
-        size = (shorter, max(shorter, int(shorter * height / width)))
-    else:
-        size = (max(shorter, int(shorter * width / height)), shorter)
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - image_size) / 2), round((size[1] - image_size) / 2)
-    return image.crop((left, top, left + image_size, top + image_size))

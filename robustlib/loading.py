@@ -1,0 +1,84 @@
+"""Training images in a given order, on the device: resident there, in memory, or from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from robustlib.data import Split, StreamedSplit
+
+_SHARE_OF_FREE_MEMORY = 0.5  # of a GPU; the rest is for the network
+
+
+class Loader:
+    """Batches of a split, in whatever order each epoch asks for.
+
+    On a CPU the split is used where it lies. On a GPU it is moved there once if it takes at most
+    half of the free memory, and by batch otherwise. The files of a `StreamedSplit` are decoded by
+    the worker processes of a DataLoader, which stay for all epochs.
+
+    Args:
+        split: the images.
+        device: where batches are wanted.
+        workers: processes that decode files; None for one a core, up to 16; 0 for none.
+    """
+
+    def __init__(
+        self, split: Split | StreamedSplit, device: torch.device, workers: int | None = None
+    ) -> None:
+        self.device = device
+        self._split = split
+        self._order = _Order()
+        self._files: DataLoader | None = None
+        if isinstance(split, StreamedSplit):
+            workers = min(16, os.cpu_count() or 1) if workers is None else workers
+            self._files = DataLoader(
+                split,  # type: ignore[arg-type]  # it has __getitem__ and __len__
+                batch_sampler=self._order,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda",
+            )
+        elif device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if split.images.numel() <= _SHARE_OF_FREE_MEMORY * free:
+                self._split = split.to(device)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One batch for each entry of `order`, int64 (n,), indices into the split.
+
+        Each is uint8 images (n, 3, H, W), labels (n,) and ids (n,), on the device.
+        """
+        split = self._split
+        if isinstance(split, StreamedSplit):
+            assert self._files is not None
+            self._order.batches = [index.tolist() for index in order]
+            pictures: Iterator[Tensor] = iter(self._files)
+        else:
+            pictures = (split.images[index.to(split.images.device)] for index in order)
+        for index, images in zip(order, pictures, strict=True):
+            index = index.to(split.labels.device)
+            yield (
+                images.to(self.device, non_blocking=True),
+                split.labels[index].to(self.device, non_blocking=True),
+                split.ids[index].to(self.device, non_blocking=True),
+            )
+
+
+class _Order:
+    """A batch sampler whose batches are replaced before each epoch."""
+
+    batches: Sequence[list[int]] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
