@@ -99,6 +99,7 @@ class Attack:
         steps: gradient steps, for iterative attacks; None: the attack's default, as for the next.
         restarts: random starts, for attacks that have them.
         queries: evaluations of the model, for black-box attacks.
+        classes: how many wrong classes "apgd_dlr" and "strong" aim at.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Attack:
     steps: int | None = None
     restarts: int | None = None
     queries: int | None = None
+    classes: int | None = None
     family: str = "adversarial"
     severity: int = 0
     needs_model: bool = True
@@ -124,7 +126,8 @@ class Attack:
     @property
     def options(self) -> dict[str, Any]:
         """The options that were given."""
-        given = {"steps": self.steps, "restarts": self.restarts, "queries": self.queries}
+        options = ("steps", "restarts", "queries", "classes")
+        given = {name: getattr(self, name) for name in options}
         return {name: value for name, value in given.items() if value is not None}
 
     def run(
