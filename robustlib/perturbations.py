@@ -6,9 +6,10 @@ the same tables and the same overlapping score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -93,33 +94,61 @@ class Attack:
 
     Attributes:
         name: one of `robustlib.attacks.names()`.
-        eps: Linf radius in [0, 1] pixel units.
-        steps: gradient steps, for iterative attacks.
+        eps: radius in the attack's norm, in [0, 1] pixel units; None for a minimal attack whose
+            perturbations count whatever their size.
+        steps: gradient steps, for iterative attacks; None: the attack's default, as for the next.
+        restarts: random starts, for attacks that have them.
+        queries: evaluations of the model, for black-box attacks.
+        classes: how many wrong classes "apgd_dlr" and "strong" aim at.
     """
 
     name: str
-    eps: float
-    steps: int = 10
+    eps: float | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    queries: int | None = None
+    classes: int | None = None
     family: str = "adversarial"
     severity: int = 0
     needs_model: bool = True
 
     def __post_init__(self) -> None:
-        check_name(self.name, attacks.names(), "attack")
+        known = attacks.info(self.name)
+        # The largest L2 radius depends on the images, and is checked with them.
+        known.check_radius(self.eps, 0.5 if known.norm == "Linf" else math.inf)
+        known.check_options(self.options)
 
-    def apply(
+    @property
+    def norm(self) -> str:
+        """What the radius is measured in, "Linf" or "L2"."""
+        return attacks.info(self.name).norm
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given."""
+        options = ("steps", "restarts", "queries", "classes")
+        given = {name: getattr(self, name) for name in options}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def run(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
-    ) -> Tensor:
-        """`robustlib.attacks.attack` of the images.
+    ) -> attacks.AttackResult:
+        """`robustlib.attacks.run` on the images.
 
         Raises:
             ValueError: no model was given.
         """
         if model is None:
             raise ValueError(f"the attack {self.name!r} needs the model that it attacks.")
-        return attacks.attack(
-            model, images, labels, self.name, eps=self.eps, steps=self.steps, seed=seed, ids=ids
+        return attacks.run(
+            model, images, labels, self.name, eps=self.eps, seed=seed, ids=ids, **self.options
         )
+
+    def apply(
+        self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
+    ) -> Tensor:
+        """The adversarial images of `run`."""
+        return self.run(images, labels, ids, model, seed).adversarial
 
 
 def corruption_grid(names: Iterable[str], severities: Iterable[int]) -> list[Corruption]:

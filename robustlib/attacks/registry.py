@@ -1,0 +1,157 @@
+"""The registry: what each attack is called, what it may use, and where it comes from."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import foolbox
+import torch
+from torch import Tensor, nn
+
+from robustlib.checks import check_name
+
+Norm = Literal["Linf", "L2"]
+AttackFn = Callable[..., tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an attack is handed: images that the model gets right, and the model, frozen.
+
+    Attributes:
+        model: in eval mode, without gradients to its parameters.
+        images: float32 (N, 3, H, W) in [0, 1].
+        labels: int64 (N,), their classes, which the model predicts.
+        ids: int64 (N,), their identities, for `robustlib.randomness.Stream`.
+        seed: source of random numbers.
+        eps: radius; infinite for a search of the smallest perturbation.
+        targets: int64 (N,), the classes aimed at, or None.
+    """
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    seed: int
+    eps: float
+    targets: Tensor | None = None
+
+    def at(self, index: Tensor) -> Task:
+        """The task for some of the images."""
+        targets = None if self.targets is None else self.targets[index]
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            ids=self.ids[index],
+            targets=targets,
+        )
+
+    @torch.no_grad()
+    def beaten(self, images: Tensor) -> Tensor:
+        """bool (N,): whether the model gets these versions of the images wrong."""
+        return self.model(images).argmax(1) != self.labels
+
+    def through_foolbox(self, method: Any) -> Tensor:
+        """What a foolbox attack makes of the images."""
+        wrapped = foolbox.PyTorchModel(self.model, bounds=(0, 1), device=self.images.device)
+        criterion: Any = foolbox.criteria.Misclassification(self.labels)
+        if self.targets is not None:
+            criterion = foolbox.criteria.TargetedMisclassification(self.targets)
+        radius = {} if math.isinf(self.eps) else {"epsilon": self.eps}
+        return method.run(wrapped, self.images, criterion, **radius)
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """What is known about one attack.
+
+    Attributes:
+        name: the registered name.
+        norm: "Linf" or "L2", what it measures perturbations in.
+        minimal: whether it searches the smallest perturbation that the model gets wrong; the
+            others raise the loss within a given radius.
+        black_box: whether it does without gradients.
+        targets: whether it can aim at given classes.
+        source: the paper it comes from.
+    """
+
+    name: str
+    norm: Norm
+    minimal: bool
+    black_box: bool
+    targets: bool
+    source: str
+    function: AttackFn = field(repr=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that `run` passes on, with their defaults."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+
+    def check_radius(self, eps: float | None, largest: float = 0.5) -> float:
+        """Return the radius, infinity for None.
+
+        Raises `ValueError` unless it lies in (0, `largest`]; None is for minimal attacks only.
+        """
+        if eps is None and self.minimal:
+            return math.inf
+        if eps is None or isinstance(eps, bool) or not 0 < eps <= largest:
+            alone = ", or None for the smallest perturbation" if self.minimal else ""
+            raise ValueError(
+                f"eps must lie in (0, {largest:.4g}] for {self.name!r} (an {self.norm} radius, "
+                f"pixels in [0, 1]){alone}; got {eps}."
+            )
+        return float(eps)
+
+    def check_options(self, given: dict[str, Any]) -> None:
+        """Raise `ValueError` for an option that the attack doesn't have or a bad value."""
+        for option, value in given.items():
+            if not self.options:
+                raise ValueError(f"the attack {self.name!r} takes no options, got {option!r}.")
+            check_name(option, self.options, f"option of {self.name!r}")
+            if isinstance(self.options[option], int):
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{option} must be an integer of at least 1, got {value!r}.")
+            elif isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ValueError(f"{option} must be a finite number of at least 0, got {value!r}.")
+
+
+REGISTRY: dict[str, AttackInfo] = {}
+
+
+def register(
+    norm: Norm, *, source: str, minimal: bool = False, black_box: bool = False, targets: bool
+) -> Callable[[AttackFn], AttackFn]:
+    """Enter a function under its own name.
+
+    The function takes a `Task` of at least one image and, keyword-only, its hyperparameters. It
+    returns images (N, 3, H, W) in [0, 1], and int64 (N,), the gradient steps (queries, for a
+    black-box attack) that each took. A minimal attack returns an image that it couldn't beat
+    unchanged. Whether the images do beat the model, and how far they are, the caller measures.
+    """
+
+    def enter(function: AttackFn) -> AttackFn:
+        name = function.__name__
+        REGISTRY[name] = AttackInfo(name, norm, minimal, black_box, targets, source, function)
+        return function
+
+    return enter
+
+
+def counted(task: Task, steps: int) -> Tensor:
+    """int64 (N,), `steps` for each image of the task."""
+    return torch.full_like(task.ids, steps)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)

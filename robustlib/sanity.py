@@ -1,0 +1,250 @@
+"""Does a model's robustness to attacks look real, or do the attacks fail for lack of a gradient?
+
+Checks in the spirit of Carlini et al. 2019, *On Evaluating Adversarial Robustness* (arXiv
+1902.06705, section 5) and Athalye et al. 2018 (arXiv 1802.00420). They are necessary conditions:
+a model that passes them all may still fall to an attack made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustlib import attacks
+from robustlib.checks import check_images, check_labels
+from robustlib.data import Split
+from robustlib.evaluation import evaluate, predict
+from robustlib.perturbations import Attack
+from robustlib.randomness import Stream
+from robustlib.store import Store
+from robustlib.training import TrainedModel
+
+MASKED = "looks masked"
+NOT_MASKED = "no sign of masking"
+
+_LARGE = 0.5  # every image can be made grey
+_SHARE = 0.9  # of the images whose loss must rise faster along the gradient
+_KEPT = 0.75  # of the accuracy that PGD leaves, what `strong` must leave, too
+
+
+def sanity_table(
+    models: Sequence[TrainedModel],
+    split: Split,
+    *,
+    eps: float,
+    store: Store,
+    seed: int = 0,
+    slack: float = 0.02,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Checks of each model whose failure means that its robustness looks masked.
+
+    Every accuracy counts images that are right both clean and attacked. "Gradient attacks" is the
+    worst case for each image of FGSM and of PGD with 20 and with 100 steps. The budgets and
+    bounds are this project's choice.
+
+    Args:
+        models: from `robustlib.training.train`. The examples that transfer to a model come from
+            the first other one; a single model goes without that check.
+        split: the images; 200 take about a minute for a small network on two CPU cores.
+        eps: Linf radius at which the robustness is judged, in (0, 0.5).
+        store: where the results of the attacks are kept.
+        seed: source of all randomness.
+        slack: what values may be off by, for chance, 0 or more.
+        progress: show a progress bar on standard output.
+
+    Returns a frame with one row for each (model, check) and the columns model; check; value, which
+    was measured; expected, "<=" or ">="; reference, which the value is compared with; and passed,
+    whether it compares so up to `slack`.
+
+    Raises:
+        ValueError: no models or images, or a bad radius.
+    """
+    if not 0 < eps < _LARGE:
+        raise ValueError(f"eps must lie in (0, {_LARGE}) (pixels in [0, 1]), got {eps}.")
+    if not 0 <= slack < 1:
+        raise ValueError(f"slack must lie in [0, 1), got {slack}.")
+    cells = [
+        Attack("fgsm", eps),
+        Attack("pgd", eps, steps=20, restarts=1),
+        Attack("pgd", eps, steps=100, restarts=1),
+        Attack("pgd", _LARGE, steps=20, restarts=1),
+        Attack("rays", eps, queries=400),
+        Attack("square", eps, queries=500),
+        Attack("strong", eps, steps=50, classes=3, queries=500),
+    ]
+    result = evaluate(models, split, cells, store=store, seed=seed, progress=progress)
+    correct = result.correct.reshape(len(cells) + 1, len(models), len(split))
+    rows = []
+    for i, trained in enumerate(models):
+        clean, fgsm, pgd, long, large, rays, square, strong = correct[:, i]
+        white = fgsm & pgd & long
+        least = white.mean()
+        checks = [
+            ("iterated beats single-step", pgd.mean(), "<=", fgsm.mean()),
+            ("more steps don't help the defender", long.mean(), "<=", pgd.mean()),
+            ("accuracy reaches 0 at a large radius", large.mean(), "<=", 0.0),
+            ("decision-based attack isn't stronger", rays.mean(), ">=", least),
+            ("score-based attack isn't stronger", square.mean(), ">=", least),
+            ("strong attacks leave most of it", strong.mean(), ">=", _KEPT * least),
+        ]
+        others = [other for other in models if other is not trained]
+        if others:
+            transferred = _transfer(trained.model, others[0].model, split, eps, seed)
+            checks.append(("transferred attack isn't stronger", transferred, ">=", least))
+        halfway = (clean.mean() + least) / 2
+        noisy = _under_noise(trained.model, split, eps, seed)
+        rising = _rising(trained.model, split, eps, seed)
+        checks += [
+            ("noise is much weaker", noisy, ">=", halfway),
+            ("loss rises along the gradient", rising, ">=", _SHARE),
+        ]
+        for check, value, relation, reference in checks:
+            excess = value - reference if relation == "<=" else reference - value
+            rows.append(
+                {
+                    "model": f"{trained.recipe}-{trained.seed}",
+                    "check": check,
+                    "value": float(value),
+                    "expected": relation,
+                    "reference": float(reference),
+                    "passed": bool(excess <= slack),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def masking_verdict(table: pd.DataFrame) -> pd.DataFrame:
+    """For each model of a `sanity_table`, whether its robustness looks masked.
+
+    Returns a frame indexed by model with the columns verdict, `MASKED` if a check failed or else
+    `NOT_MASKED`, and failed, the checks that did.
+    """
+    failed = {
+        model: ", ".join(rows.loc[~rows["passed"], "check"])
+        for model, rows in table.groupby("model", sort=False)
+    }
+    return pd.DataFrame(
+        {
+            "verdict": [MASKED if checks else NOT_MASKED for checks in failed.values()],
+            "failed": list(failed.values()),
+        },
+        index=pd.Index(list(failed), name="model"),
+    )
+
+
+def loss_along_gradient(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    points: int = 11,
+    seed: int = 0,
+    ids: Tensor | None = None,
+) -> pd.DataFrame:
+    """Mean loss at x + t eps s, for s the sign of the loss's gradient at x and random signs.
+
+    Args:
+        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes), in eval mode.
+        images: float32 (N, 3, H, W) in [0, 1].
+        labels: int64 (N,).
+        eps: Linf radius.
+        points: values of t, evenly from -1 to 1, 2 or more.
+        seed: source of the random signs.
+        ids: int64 (N,), identities of the images; default: their positions.
+
+    Returns a frame with the columns direction ("gradient" or "random"), t, and loss, the mean
+    cross-entropy over the images. Moved images are clipped to [0, 1].
+
+    Raises:
+        ValueError: bad images or labels, or too few points.
+    """
+    check_images(images)
+    if points < 2 or not len(images):
+        raise ValueError(f"give at least one image and two points, got {len(images)}, {points}.")
+    ids = torch.arange(len(images)) if ids is None else ids
+    steps = torch.linspace(-1, 1, points).tolist()
+    frames = [
+        pd.DataFrame(
+            {
+                "direction": name,
+                "t": steps,
+                "loss": [
+                    _loss(model, (images + t * eps * signs).clamp(0, 1), labels).mean().item()
+                    for t in steps
+                ],
+            }
+        )
+        for name, signs in _directions(model, images, labels, ids, seed).items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _directions(
+    model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int
+) -> dict[str, Tensor]:
+    x = images.detach().clone().requires_grad_()
+    logits = model(x)
+    check_labels(labels, len(images), logits.shape[1])
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    drawn = Stream(seed, ids.to(images.device), "sanity direction").sign(images.shape[1:])
+    return {"gradient": gradient.sign(), "random": drawn}
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each image, in double precision: confident models lose little."""
+    return F.cross_entropy(model(images).double(), labels, reduction="none")
+
+
+def _batches(model: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    device = next(model.parameters()).device
+    for start in range(0, len(split), 500):
+        part = slice(start, start + 500)
+        yield (
+            split.float_images(part).to(device),
+            split.labels[part].to(device),
+            split.ids[part].to(device),
+        )
+
+
+def _rising(model: nn.Module, split: Split, eps: float, seed: int) -> float:
+    """Share of images whose loss rises along the gradient, and more than along random signs."""
+    rising = 0
+    for images, labels, ids in _batches(model, split):
+        ends = {
+            name: _loss(model, (images + eps * signs).clamp(0, 1), labels)
+            for name, signs in _directions(model, images, labels, ids, seed).items()
+        }
+        least = torch.maximum(_loss(model, images, labels), ends["random"])
+        rising += int((ends["gradient"] > least).sum())
+    return rising / len(split)
+
+
+def _under_noise(model: nn.Module, split: Split, eps: float, seed: int) -> float:
+    """Accuracy, right both clean and under uniform noise on [-eps, eps]."""
+    right = 0
+    for images, labels, ids in _batches(model, split):
+        noise = Stream(seed, ids, "sanity noise").uniform(images.shape[1:], -eps, eps)
+        right += _right_both(model, images, (images + noise).clamp(0, 1), labels)
+    return right / len(split)
+
+
+def _transfer(model: nn.Module, surrogate: nn.Module, split: Split, eps: float, seed: int) -> float:
+    """Accuracy, right both clean and on PGD examples made for another model."""
+    right = 0
+    for images, labels, ids in _batches(model, split):
+        moved = attacks.attack(
+            surrogate, images, labels, "pgd", eps=eps, seed=seed, ids=ids, restarts=1
+        )
+        right += _right_both(model, images, moved, labels)
+    return right / len(split)
+
+
+def _right_both(model: nn.Module, images: Tensor, moved: Tensor, labels: Tensor) -> int:
+    return int((predict(model, images).eq(labels) & predict(model, moved).eq(labels)).sum())
