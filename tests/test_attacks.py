@@ -1,13 +1,37 @@
+"""What holds for every attack: contract, bad input, per-image results."""
+
 from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib import attacks, models
-from robustlib.attacks import TrainModeWarning, attack
+from robustlib.attacks import TrainModeWarning, attack, info, names, registry, run
 from robustlib.checks import UnknownNameError
+
+LABELLED_WRONG = 4
+FIXED = [name for name in names() if not info(name).minimal]
+MINIMAL = [name for name in names() if info(name).minimal]
+# small budgets: these tests are about the contract
+FAST: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 5, "restarts": 2},
+    "pgd_least_likely": {"steps": 5},
+    "mi_fgsm": {"steps": 5},
+    "cw": {"steps": 20, "searches": 3},
+    "ddn": {"steps": 20},
+    "deepfool": {"steps": 10},
+    "rays": {"queries": 60},
+    "apgd_ce": {"steps": 10},
+    "apgd_dlr": {"steps": 10},
+    "square": {"queries": 40},
+    "strong": {"steps": 10, "queries": 20},
+}
 
 
 @pytest.fixture(scope="module")
@@ -16,94 +40,221 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def images() -> torch.Tensor:
+def images() -> Tensor:
     return torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def labels(model: nn.Module, images: Tensor) -> Tensor:
     """The model's own predictions, except for four images that it gets wrong."""
-    predicted = model(images).argmax(1)
-    predicted[:4] = (predicted[:4] + 1) % 3
+    with torch.no_grad():
+        predicted = model(images).argmax(1)
+    predicted[:LABELLED_WRONG] = (predicted[:LABELLED_WRONG] + 1) % 3
     return predicted
 
 
-@pytest.mark.parametrize("name", attacks.names())
-def test_attacks_stay_in_the_ball_and_raise_the_loss(name, model, images, labels) -> None:
-    adversarial = attack(model, images, labels, name, eps=0.02)
-    assert (adversarial - images).abs().max() <= 0.02 + 1e-6
+def settings(name: str, eps: float = 0.02) -> dict[str, Any]:
+    return {"eps": None if info(name).minimal else eps, **FAST.get(name, {})}
+
+
+@pytest.mark.parametrize("name", names())
+def test_results_agree_with_the_images_that_come_back(name, model, images, labels) -> None:
+    result = run(model, images, labels, name, **settings(name))
+    adversarial = result.adversarial
+    assert adversarial.dtype == torch.float32
     assert adversarial.min() >= 0
     assert adversarial.max() <= 1
-    before = F.cross_entropy(model(images), labels, reduction="none")[4:]
-    after = F.cross_entropy(model(adversarial), labels, reduction="none")[4:]
-    assert (after > before).all()
+    difference = (adversarial - images).flatten(1).double()
+    order = math.inf if info(name).norm == "Linf" else 2
+    norm = torch.linalg.vector_norm(difference, ord=order, dim=1)
+    torch.testing.assert_close(result.norm.double(), norm, rtol=1e-5, atol=1e-7)
+    assert result.clean_correct.tolist() == [False] * LABELLED_WRONG + [True] * 20
+    right = model(adversarial).argmax(1) == labels
+    assert (result.robust_correct != (right & result.clean_correct)).sum() <= 1, "rounding"
+    assert torch.equal(adversarial[:LABELLED_WRONG], images[:LABELLED_WRONG])
+    assert result.steps[:LABELLED_WRONG].eq(0).all()
+    assert result.steps[LABELLED_WRONG:].ge(0).all()
+    assert (~result.robust_correct & result.clean_correct).any(), "the attack beat nothing"
+    assert torch.equal(attack(model, images, labels, name, **settings(name)), adversarial)
 
 
-@pytest.mark.parametrize("name", attacks.names())
-def test_misclassified_images_come_back_unchanged(name, model, images, labels) -> None:
-    adversarial = attack(model, images, labels, name, eps=0.02)
-    assert torch.equal(adversarial[:4], images[:4])
-    assert not torch.equal(adversarial[4:], images[4:])
+@pytest.mark.parametrize("name", FIXED)
+def test_attacks_stay_in_the_ball_and_raise_the_loss(name, model, images, labels) -> None:
+    result = run(model, images, labels, name, **settings(name))
+    assert result.norm.max() <= 0.02 + 1e-6
+    before = F.cross_entropy(model(images), labels, reduction="none")[LABELLED_WRONG:]
+    after = F.cross_entropy(model(result.adversarial), labels, reduction="none")[LABELLED_WRONG:]
+    assert after.mean() > before.mean()
+    if name in ("fgsm", "pgd", "mi_fgsm", "apgd_ce"):
+        assert (after > before).all()
 
 
-def test_fgsm_equals_the_formula(model, images, labels) -> None:
-    x = images.clone().requires_grad_()
-    F.cross_entropy(model(x), labels, reduction="sum").backward()
-    expected = (images + 0.03 * x.grad.sign()).clamp(0, 1)
-    model.zero_grad()
-    adversarial = attack(model, images, labels, "fgsm", eps=0.03)
-    agree = (adversarial[4:] - expected[4:]).abs() < 1e-6
-    assert agree.float().mean() > 0.999, "a gradient near zero may change its sign by rounding"
+@pytest.mark.parametrize("name", MINIMAL)
+def test_a_radius_counts_only_smaller_perturbations(name, model, images, labels) -> None:
+    free = run(model, images, labels, name, **settings(name))
+    beaten = free.clean_correct & ~free.robust_correct
+    eps = free.norm[beaten].median().item() * 1.0001
+    bounded = run(model, images, labels, name, **{**settings(name), "eps": eps})
+    assert torch.equal(bounded.robust_correct, free.correct_within(eps))
+    assert 0 < bounded.robust_correct.sum() < bounded.clean_correct.sum()
+    unchanged = (bounded.adversarial == images).flatten(1).all(1)
+    assert torch.equal(unchanged, bounded.robust_correct | ~bounded.clean_correct)
 
 
-def test_pgd_on_a_linear_model_reaches_the_corner_of_the_ball() -> None:
-    """For a linear model the worst case is x - eps sign(w_y - w_other), by hand."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False)).eval()
-    with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[1.0, -1.0, 2.0], [0.0, 0.0, 0.0]]))
-    images = torch.full((5, 3, 1, 1), 0.5)
-    adversarial = attack(model, images, torch.zeros(5, dtype=torch.int64), "pgd", eps=0.1)
-    expected = torch.tensor([0.4, 0.6, 0.4]).view(1, 3, 1, 1).expand(5, 3, 1, 1)
-    torch.testing.assert_close(adversarial, expected)
-
-
-def test_pgd_depends_on_seed_and_id_not_on_the_batch(model, images, labels) -> None:
+@pytest.mark.parametrize("name", names())
+def test_an_image_does_not_depend_on_its_batch(name, model, images, labels) -> None:
     ids = torch.arange(24) + 50
-    options = {"eps": 0.02, "steps": 3, "seed": 4}
-    whole = attack(model, images, labels, "pgd", ids=ids, **options)
+    options = {**settings(name), "seed": 4}
+    whole = run(model, images, labels, name, ids=ids, **options)
     parts = [
-        attack(model, images[part], labels[part], "pgd", ids=ids[part], **options)
+        run(model, images[part], labels[part], name, ids=ids[part], **options)
         for part in (slice(0, 7), slice(7, 24))
     ]
-    close = (whole - torch.cat(parts)).abs() < 1e-6
-    assert close.float().mean() > 0.99
-    other = attack(model, images, labels, "pgd", ids=ids, eps=0.02, steps=3, seed=5)
-    assert ((whole - other).abs() < 1e-6).float().mean() < 0.9
+    together = torch.cat([part.adversarial for part in parts])
+    close = (whole.adversarial - together).abs() < 1e-4
+    assert close.float().mean() > 0.98, "a gradient near zero may change its sign by rounding"
+    robust = torch.cat([part.robust_correct for part in parts])
+    assert (robust != whole.robust_correct).sum() <= 1
 
 
-def test_the_model_is_left_as_it_was(model, images, labels) -> None:
+@pytest.mark.parametrize("name", ["pgd", "apgd_ce", "apgd_dlr", "square", "strong"])
+def test_another_seed_draws_otherwise(name, model, images, labels) -> None:
+    first, second = (
+        attack(model, images, labels, name, **settings(name), seed=seed) for seed in (0, 1)
+    )
+    moved = (first != images).flatten(1).any(1) & (second != images).flatten(1).any(1)
+    assert ((first - second)[moved].abs() < 1e-6).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_model_is_left_as_it_was(name, model, images, labels) -> None:
     model.zero_grad(set_to_none=True)
-    model[1][1].train()
     model[-1].bias.requires_grad_(False)
+    buffers = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.warns(TrainModeWarning):
-        attack(model.train(), images, labels, "pgd", eps=0.02, steps=2)
+        run(model.train(), images[:8], labels[:8], name, **settings(name))
     assert model.training
+    model.eval()
     assert all(p.grad is None for p in model.parameters())
     assert [p.requires_grad for p in model[-1].parameters()] == [True, False]
-    model.eval().requires_grad_(True)
+    assert all(torch.equal(buffers[key], value) for key, value in model.state_dict().items())
+    model.requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if info(name).targets])
+def test_targets_are_aimed_at(name, model, images, labels) -> None:
+    targets = (labels + 1) % 3
+    options = settings(name, eps=0.1)
+    result = run(model, images, labels, name, targets=targets, **options)
+    aimed = result.clean_correct & ~result.robust_correct
+    assert aimed.sum() >= 10
+    hit = model(result.adversarial).argmax(1) == targets
+    assert hit[aimed].float().mean() > 0.9
+    other = run(model, images, labels, name, targets=(labels + 2) % 3, **options)
+    assert not torch.equal(result.adversarial, other.adversarial)
+
+
+def test_steps_are_what_each_image_took(model, images, labels) -> None:
+    def steps(name: str, **options: Any) -> Tensor:
+        result = run(model, images, labels, name, **options)
+        standing = result.robust_correct
+        assert standing.any()
+        beaten = result.clean_correct & ~standing
+        assert beaten.any()
+        return torch.stack([result.steps[standing].min(), result.steps[beaten].min()])
+
+    small = {"eps": 0.001}
+    assert steps("fgsm", **small).tolist() == [1, 1]
+    assert steps("pgd", steps=4, restarts=3, **small).tolist() == [12, 4]
+    assert steps("mi_fgsm", steps=6, **small).tolist() == [6, 6]
+    full, least = steps("apgd_ce", steps=9, **small).tolist()
+    assert full == 9
+    assert least < 9
+    full, least = steps("square", eps=0.01, queries=60).tolist()
+    assert full == 60
+    assert least < 60
+    assert run(model, images, labels, "rays", queries=60).steps.max() <= 60
+
+
+def test_restarts_only_help_the_attacker(model, images, labels) -> None:
+    once, often = (
+        run(model, images, labels, "pgd", eps=0.001, steps=3, restarts=restarts).robust_correct
+        for restarts in (1, 5)
+    )
+    assert not (often & ~once).any()
+
+
+def test_strong_is_the_worst_case_of_its_parts(model, images, labels) -> None:
+    strong = run(model, images, labels, "strong", eps=0.002, steps=10, queries=30)
+    parts = [
+        run(model, images, labels, name, eps=0.002, **options).robust_correct
+        for name, options in [
+            ("apgd_ce", {"steps": 10}),
+            ("apgd_dlr", {"steps": 10}),
+            ("square", {"queries": 30}),
+        ]
+    ]
+    worst = torch.stack(parts).all(0)
+    assert 0 < worst.sum() < 20
+    assert (strong.robust_correct != worst).sum() <= 1, "rounding"
+
+
+def test_nothing_to_attack(model, images, labels) -> None:
+    empty = run(model, images[:0], labels[:0], "pgd", eps=0.1)
+    assert empty.adversarial.shape == (0, 3, 16, 16)
+    wrong = run(model, images[:LABELLED_WRONG], labels[:LABELLED_WRONG], "strong", eps=0.1)
+    assert torch.equal(wrong.adversarial, images[:LABELLED_WRONG])
+    assert not wrong.clean_correct.any()
+
+
+def test_an_attack_that_leaves_the_ball_is_reported(model, images, labels, monkeypatch) -> None:
+    def astray(task: registry.Task) -> tuple[Tensor, Tensor]:
+        return (task.images + 0.2).clamp(0, 1), registry.counted(task, 1)
+
+    broken = dataclasses.replace(info("fgsm"), function=astray)
+    monkeypatch.setitem(registry.REGISTRY, "fgsm", broken)
+    with pytest.raises(AssertionError, match="'fgsm' returned"):
+        run(model, images, labels, "fgsm", eps=0.1)
+
+
+def test_names_and_overview() -> None:
+    assert set(names()) == set(registry.REGISTRY)
+    assert len(names()) == 12
+    assert names("five") == attacks.FIVE
+    assert set(names("strong")) < set(names())
+    table = attacks.overview()
+    assert tuple(table.index) == names()
+    assert table.loc["cw", "norm"] == "L2"
+    assert table.loc["pgd", "options"] == "steps=20, restarts=3"
+    assert not table.loc["deepfool", "targets"]
+    with pytest.raises(UnknownNameError, match="'five'"):
+        names("fiv")
 
 
 def test_bad_arguments(model, images, labels) -> None:
-    with pytest.raises(UnknownNameError, match="'pgd'"):
-        attack(model, images, labels, "pdg", eps=0.1)
-    for eps in (0.0, -0.1, 8.0, float("nan")):
-        with pytest.raises(ValueError, match="eps"):
-            attack(model, images, labels, "fgsm", eps=eps)
-    with pytest.raises(ValueError, match="steps"):
-        attack(model, images, labels, "pgd", eps=0.1, steps=0)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        attack(model, images * 255, labels, "fgsm", eps=0.1)
-    with pytest.raises(ValueError, match=r"0 \.\. 2"):
-        attack(model, images, labels + 3, "fgsm", eps=0.1)
-    with pytest.raises(ValueError, match=r"\(24, classes\)"):
-        attack(nn.Identity().eval(), images, labels, "fgsm", eps=0.1)
+    def refuse(match: str, *, name: str = "pgd", error: type = ValueError, **given: Any) -> None:
+        arguments = {"model": model, "images": images, "labels": labels, "eps": 0.1, **given}
+        with pytest.raises(error, match=match):
+            run(name=name, **arguments)
+
+    refuse("'pgd'", name="pdg", error=UnknownNameError)
+    for eps in (0.0, -0.1, 8.0, float("nan"), True):
+        refuse(r"\(0, 0.5\]", eps=eps)
+        refuse(r"\(0, 13.86\]", name="ddn", eps=eps if eps != 8.0 else 14.0)  # 0.5 sqrt(768)
+    refuse("eps must lie", eps=None)
+    refuse("steps must be", steps=0)
+    refuse("steps must be", steps=2.5)
+    refuse("momentum", name="mi_fgsm", momentum=float("nan"))
+    refuse("'restarts'", restart=2, error=UnknownNameError)
+    refuse("no options", name="fgsm", steps=3)
+    refuse(r"\[0, 1\]", images=images * 255)
+    refuse(r"0 \.\. 2", labels=labels + 3)
+    refuse("ids must be int64", ids=torch.arange(3))
+    refuse(r"\(24, classes\)", model=nn.Identity().eval())
+    refuse(r"\(24, classes\)", model=nn.Flatten(0).eval())
+    refuse(r"targets must lie in 0 \.\. 2", targets=labels + 3)
+    refuse("targets must differ", targets=labels)
+    refuse("targets must be int64", targets=torch.zeros(3, dtype=torch.int64))
+    for name in ("deepfool", "square", "rays", "strong", "pgd_least_likely", "apgd_ce"):
+        given = {"eps": None} if info(name).minimal else {}
+        refuse("can't aim at targets", name=name, targets=(labels + 1) % 3, **given)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from robustlib import evaluation
+from robustlib import attacks, evaluation
+from robustlib.attacks import run
 from robustlib.corruptions import corrupt
 from robustlib.data import Dataset, Split
-from robustlib.evaluation import COLUMNS, evaluate
+from robustlib.evaluation import COLUMNS, accuracy_against_radius, evaluate
 from robustlib.perturbations import Attack, Clean, Corruption, corruption_grid
 from robustlib.recipes import Mixup, Standard
 from robustlib.store import Store
@@ -94,6 +96,81 @@ def test_per_image_averages_severities_and_refuses_what_is_missing(tiny, trained
         result.per_image(["standard"], ["fog"])
 
 
+def test_attacks_keep_what_they_did_to_each_image(tiny, trained, store) -> None:
+    cells = [Attack("fgsm", 0.02), Attack("fgsm", 0.04), Attack("ddn", 0.3, steps=15)]
+    result = evaluate(trained, tiny.test, cells, store=store, progress=False, batch_size=25)
+    details = result.details("mixup-0", "fgsm")
+    assert list(details.columns) == [
+        *("eps", "image", "clean_correct", "robust_correct", "norm", "steps"),
+    ]
+    assert details["eps"].tolist() == [0.02] * 60 + [0.04] * 60
+    assert details["image"].tolist() == [*range(60), *range(60)]
+    split = tiny.test
+    direct = run(
+        trained[1].model,
+        split.float_images(),
+        split.labels,
+        "ddn",
+        eps=0.3,
+        ids=split.ids,
+        steps=15,
+    )
+    found = result.details("mixup-0", "ddn")
+    assert found["clean_correct"].mean() == direct.clean_correct.float().mean()
+    assert (found["robust_correct"] != direct.robust_correct.numpy()).sum() <= 1
+    assert (np.abs(found["norm"] - direct.norm.numpy()) < 0.01).mean() > 0.9
+    rows = result.table.set_index(["recipe", "perturbation"])
+    assert rows.loc[("mixup", "ddn"), "accuracy"] == found["robust_correct"].mean()
+    assert rows.loc[("mixup", "ddn"), "norm"] == "L2"
+    assert rows.loc[("mixup", "clean"), "norm"] == ""
+    again = evaluate(trained, tiny.test, cells, store=store, progress=False)
+    assert again.computed == 0
+    pd.testing.assert_frame_equal(again.details("mixup-0", "ddn"), found)
+    for model, name in [("mixup-0", "clean"), ("mixup-0", "pgd"), ("mixup-1", "ddn")]:
+        with pytest.raises(ValueError, match="attacks: ddn, fgsm"):
+            result.details(model, name)
+
+
+def test_other_settings_of_an_attack_are_evaluated_anew(tiny, trained, store) -> None:
+    model, options = trained[:1], {"store": store, "progress": False}
+    evaluate(model, tiny.test, [Attack("pgd", 0.02, steps=1)], **options)
+    for other in (
+        Attack("pgd", 0.02, steps=2),
+        Attack("pgd", 0.02, steps=1, restarts=1),
+        Attack("pgd", 0.03, steps=1),
+    ):
+        assert evaluate(model, tiny.test, [other], **options).computed == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "radii"), [("fgsm", [0.02, 0.1, 0.4]), ("deepfool", [0.5, 2.0, 8.0])]
+)
+def test_accuracy_against_radius(name, radii, tiny, trained, store) -> None:
+    options = {"store": store, "progress": False}
+    curve = accuracy_against_radius(trained, tiny.test, [name], radii, **options)
+    assert curve["recipe"].tolist() == ["standard"] * 4 + ["mixup"] * 4
+    assert curve["eps"].tolist() == [0.0, *radii] * 2
+    assert curve["n"].eq(60).all()
+    assert curve["norm"].eq(attacks.info(name).norm).all()
+    found = curve["accuracy"].to_numpy()[4:]
+    for position, eps in enumerate(radii, start=1):
+        direct = evaluate(trained[1:], tiny.test, [Attack(name, eps)], **options)
+        assert found[position] == pytest.approx(direct.table["accuracy"].iloc[1], abs=0.02)
+        assert found[0] == direct.table["accuracy"].iloc[0]
+    assert found[-1] < found[0]
+    if attacks.info(name).minimal:
+        assert (np.diff(found) <= 0).all()
+
+
+def test_bad_curves(tiny, trained, store) -> None:
+    with pytest.raises(ValueError, match="eps"):
+        accuracy_against_radius(trained, tiny.test, ["fgsm"], [0.0], store=store)
+    with pytest.raises(ValueError, match="'ddn'"):
+        accuracy_against_radius(trained, tiny.test, ["dnn"], [0.1], store=store)
+    with pytest.raises(ValueError, match="radii is empty"):
+        accuracy_against_radius(trained, tiny.test, ["fgsm"], [], store=store)
+
+
 def test_bad_arguments(tiny, trained, store) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate([], tiny.test, [], store=store)
@@ -103,5 +180,8 @@ def test_bad_arguments(tiny, trained, store) -> None:
         Corruption("fog", 0)
     with pytest.raises(ValueError, match="needs the model"):
         Attack("fgsm", 0.1).apply(torch.rand(1, 3, 4, 4), torch.tensor([0]), None, None, 0)
+    for wrong in ({"eps": -0.1}, {"eps": None}, {"eps": 0.1, "queries": 5}):
+        with pytest.raises(ValueError, match=r"eps|queries"):
+            Attack("pgd", **wrong)
     images = torch.rand(1, 3, 4, 4)
     assert Clean().apply(images, None, None, None, 0) is images
