@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from robustlib import attacks
 from robustlib.checks import check_nonempty
-from robustlib.data import Split
+from robustlib.data import Split, StreamedSplit
 from robustlib.exchange import Stored
 from robustlib.perturbations import Attack, Clean, Corruption, Perturbation
 from robustlib.store import Store, code_digest
@@ -109,7 +109,7 @@ class Evaluation:
 
 def evaluate(
     models: Sequence[TrainedModel],
-    split: Split,
+    split: Split | StreamedSplit,
     perturbations: Iterable[Perturbation],
     *,
     store: Store,
@@ -175,7 +175,7 @@ def evaluate(
 
 def accuracy_against_radius(
     models: Sequence[TrainedModel],
-    split: Split,
+    split: Split | StreamedSplit,
     names: Sequence[str],
     radii: Sequence[float],
     *,
@@ -290,7 +290,7 @@ def _key(perturbation: Perturbation, data: str, seed: int) -> dict[str, Any]:
 
 def _outcomes(
     models: Sequence[TrainedModel],
-    split: Split,
+    split: Split | StreamedSplit,
     perturbation: Perturbation,
     seed: int,
     batch_size: int,

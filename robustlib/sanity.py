@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from robustlib import attacks
 from robustlib.checks import check_images, check_labels
-from robustlib.data import Split
+from robustlib.data import Split, StreamedSplit
 from robustlib.evaluation import evaluate, predict
 from robustlib.perturbations import Attack
 from robustlib.randomness import Stream
@@ -35,7 +35,7 @@ _KEPT = 0.75  # of the accuracy that PGD leaves, what `strong` must leave, too
 
 def sanity_table(
     models: Sequence[TrainedModel],
-    split: Split,
+    split: Split | StreamedSplit,
     *,
     eps: float,
     store: Store,
@@ -204,7 +204,9 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images).double(), labels, reduction="none")
 
 
-def _batches(model: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(
+    model: nn.Module, split: Split | StreamedSplit
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     device = next(model.parameters()).device
     for start in range(0, len(split), 500):
         part = slice(start, start + 500)
@@ -215,7 +217,7 @@ def _batches(model: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor, T
         )
 
 
-def _rising(model: nn.Module, split: Split, eps: float, seed: int) -> float:
+def _rising(model: nn.Module, split: Split | StreamedSplit, eps: float, seed: int) -> float:
     """Share of images whose loss rises along the gradient, and more than along random signs."""
     rising = 0
     for images, labels, ids in _batches(model, split):
@@ -228,7 +230,7 @@ def _rising(model: nn.Module, split: Split, eps: float, seed: int) -> float:
     return rising / len(split)
 
 
-def _under_noise(model: nn.Module, split: Split, eps: float, seed: int) -> float:
+def _under_noise(model: nn.Module, split: Split | StreamedSplit, eps: float, seed: int) -> float:
     """Accuracy, right both clean and under uniform noise on [-eps, eps]."""
     right = 0
     for images, labels, ids in _batches(model, split):
@@ -237,7 +239,9 @@ def _under_noise(model: nn.Module, split: Split, eps: float, seed: int) -> float
     return right / len(split)
 
 
-def _transfer(model: nn.Module, surrogate: nn.Module, split: Split, eps: float, seed: int) -> float:
+def _transfer(
+    model: nn.Module, surrogate: nn.Module, split: Split | StreamedSplit, eps: float, seed: int
+) -> float:
     """Accuracy, right both clean and on PGD examples made for another model."""
     right = 0
     for images, labels, ids in _batches(model, split):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustlib import attacks
 from robustlib.data import Split
 from robustlib.exchange import __main__ as exchange
 from robustlib.exchange import export_cifar_c
@@ -135,17 +136,23 @@ def test_python_examples_run(
 
 
 def test_the_result_shown_is_that_of_the_run_of_record() -> None:
-    """Every number of the README's table stands in the committed table, rounded to 0.1."""
+    """Every number of the README's table stands in the committed tables, rounded to 0.1."""
     shown = re.search(r"<!-- result -->(.*)<!-- /result -->", README, re.DOTALL)
     assert shown
     rows = [line.strip("| ").split("|") for line in shown[1].splitlines() if line.startswith("|")]
-    printed = {
-        cells[0].strip(): [float(cell.strip(" *")) for cell in cells[1:]] for cells in rows[2:]
-    }
-    table = pd.read_csv(ROOT / "results/cifar10-trial/mtlat_summary.csv", index_col="recipe")
-    assert list(printed) == list(table.index)
-    for recipe, values in table.iterrows():
-        assert printed[str(recipe)] == pytest.approx(values.to_list(), abs=0.0501)
+    printed = {row[0].strip(): [cell.strip().split(" ± ") for cell in row[1:]] for row in rows[2:]}
+    folder = ROOT / "results/cifar10"
+    errors = pd.read_csv(folder / "mtlat_summary.csv", index_col="recipe")["mCE"]
+    measured = pd.read_csv(folder / "mtlat_intervals.csv").groupby(["recipe", "perturbation"])
+    assert (measured["seeds"].first() >= 3).all()
+    assert list(printed) == list(errors.index)
+    for recipe, ((clean, half), (mce,), *attacked) in printed.items():
+        assert float(mce) == pytest.approx(errors[recipe], abs=0.0501)
+        cells = zip(("clean", *attacks.FIVE, "strong"), ([clean, half], *attacked), strict=True)
+        for perturbation, (accuracy, interval) in cells:
+            row = 100 * measured[["accuracy", "high"]].first().loc[(recipe, perturbation)]
+            assert float(accuracy) == pytest.approx(row["accuracy"], abs=0.0501)
+            assert float(interval) == pytest.approx(row["high"] - row["accuracy"], abs=0.0501)
     (picture,) = re.findall(r'<img src="([^"]+)"', README)
     assert (ROOT / picture).is_file()
 
@@ -173,9 +180,9 @@ def test_fidelity_and_speed_shown_are_those_measured() -> None:
 def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
     shown = re.search(r"<!-- claims -->\n(.*)<!-- /claims -->", README, re.DOTALL)
     assert shown
-    folder = ROOT / "results/cifar10-trial"
+    runs = {"independence": "cifar10-trial", "mtlat": "cifar10", "overlap": "cifar10-trial"}
     claims = pd.concat(
-        [pd.read_csv(folder / f"claims_{p}.csv") for p in ("independence", "mtlat", "overlap")]
+        [pd.read_csv(ROOT / "results" / run / f"claims_{p}.csv") for p, run in runs.items()]
     )
     text = " ".join(shown[1].split())
     assert text.count("- **") == len(claims)
