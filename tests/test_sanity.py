@@ -64,7 +64,7 @@ def table(
     tiny: Dataset, ordinary: list[TrainedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> pd.DataFrame:
     masked = [
-        replace(ordinary[0], recipe=name, digest=name, model=wrapper(ordinary[0].model).eval())
+        replace(ordinary[1], recipe=name, digest=name, model=wrapper(ordinary[1].model).eval())
         for name, wrapper in (("quantised", Quantised), ("scaled", Scaled))
     ]
     store = Store(tmp_path_factory.mktemp("evaluations"))
