@@ -77,7 +77,7 @@ def sanity_table(
         Attack("rays", eps, queries=400),
         Attack("square", eps, queries=500),
         Attack("strong", eps, steps=50, classes=3, queries=500),
-        *(Attack("pgd", radius, steps=20, restarts=1) for radius in _LARGE),
+        *(Attack("pgd", radius, steps=20, restarts=1) for radius in _LARGE if radius != eps),
     ]
     result = evaluate(models, split, cells, store=store, seed=seed, progress=progress)
     correct = result.correct.reshape(len(cells) + 1, len(models), len(split))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib.data import Dataset
-from robustlib.recipes import Mixup, Standard
 from robustlib.sanity import (
     MASKED,
     NOT_MASKED,
@@ -18,9 +17,22 @@ from robustlib.sanity import (
     sanity_table,
 )
 from robustlib.store import Store
-from robustlib.training import Budget, TrainedModel, train
+from robustlib.training import TrainedModel
 
-EPS = 0.1
+# The tiny images' brightest channel leads by 100 / 255 on average, less than 2 EPS.
+EPS = 0.25
+
+
+class ChannelMeans(nn.Module):
+    """Logits that are the mean of each channel over the first columns: linear, without training."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self.factor = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * images[..., : self.columns].mean((2, 3))
 
 
 class Quantised(nn.Module):
@@ -46,17 +58,11 @@ class Scaled(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def ordinary(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[TrainedModel]:
-    return train(
-        [Standard(), Mixup()],
-        tiny,
-        architecture="small_resnet",
-        budget=Budget(epochs=8, batch_size=16),
-        seeds=[0],
-        store=Store(tmp_path_factory.mktemp("models")),
-        device="cpu",
-        progress=False,
-    )
+def ordinary() -> list[TrainedModel]:
+    return [
+        TrainedModel(name, 0, "means", name, ChannelMeans(columns).eval(), [], False, 0.0)
+        for name, columns in (("whole", 16), ("half", 8))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def table(
     tiny: Dataset, ordinary: list[TrainedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> pd.DataFrame:
     masked = [
-        replace(ordinary[1], recipe=name, digest=name, model=wrapper(ordinary[1].model).eval())
+        replace(ordinary[0], recipe=name, digest=name, model=wrapper(ordinary[0].model).eval())
         for name, wrapper in (("quantised", Quantised), ("scaled", Scaled))
     ]
     store = Store(tmp_path_factory.mktemp("evaluations"))
@@ -76,8 +82,8 @@ def table(
 def test_masked_models_are_told_from_ordinary_ones(table) -> None:
     verdicts = masking_verdict(table)["verdict"].to_dict()
     assert verdicts == {
-        "standard-0": NOT_MASKED,
-        "mixup-0": NOT_MASKED,
+        "whole-0": NOT_MASKED,
+        "half-0": NOT_MASKED,
         "quantised-0": MASKED,
         "scaled-0": MASKED,
     }
@@ -98,7 +104,7 @@ def test_each_row_says_what_was_compared(table) -> None:
         excess = row.value - row.reference
         excess = excess if row.expected == "<=" else -excess
         assert row.passed == (excess <= 0.02)
-    by_check = table[table["model"] == "standard-0"].set_index("check")
+    by_check = table[table["model"] == "whole-0"].set_index("check")
     white = by_check.loc["score-based attack isn't stronger", "reference"]
     assert white <= by_check.loc["iterated beats single-step", "value"]
     assert by_check.loc["strong attacks leave most of it", "reference"] == pytest.approx(
