@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustlib import attacks
+from robustlib import attacks, corruptions, metrics
 from robustlib.data import Split
 from robustlib.exchange import __main__ as exchange
 from robustlib.exchange import export_cifar_c
@@ -153,6 +153,13 @@ def test_the_result_shown_is_that_of_the_run_of_record() -> None:
             row = 100 * measured[["accuracy", "high"]].first().loc[(recipe, perturbation)]
             assert float(accuracy) == pytest.approx(row["accuracy"], abs=0.0501)
             assert float(interval) == pytest.approx(row["high"] - row["accuracy"], abs=0.0501)
+    table = pd.read_csv(folder / "mtlat.csv")
+    accuracy = metrics.accuracy_matrix(table)[list(corruptions.names("imagenet_c"))].T
+    worse = [name for name, row in accuracy.iterrows() if row["mtlat"] <= row["standard"]]
+    assert f"on {19 - len(worse)} of the nineteen corruptions, not on {' and '.join(worse)}" in (
+        " ".join(README.split())
+    )
+    assert pd.read_csv(folder / "mtlat_sanity.csv")["passed"].all()
     (picture,) = re.findall(r'<img src="([^"]+)"', README)
     assert (ROOT / picture).is_file()
 
