@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,27 @@ def check_name(name: str, allowed: Iterable[str], kind: str) -> str:
     near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownNameError(f"unknown {kind} {name!r}.{hint} Allowed: {', '.join(allowed)}.")
+
+
+def keyword_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only parameters of a registered function, with their defaults."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def check_option(option: str, allowed: Iterable[str], kind: str, owner: str) -> str:
+    """Return `option` if it is one of those `allowed` for `owner`, a registered name.
+
+    `kind` says in the message what `owner` is, for example "attack".
+    Raises `ValueError` where no option is allowed, `UnknownNameError` otherwise.
+    """
+    allowed = list(allowed)
+    if not allowed:
+        raise ValueError(f"the {kind} {owner!r} takes no options, got {option!r}.")
+    return check_name(option, allowed, f"option of {owner!r}")
 
 
 def check_severity(severity: int) -> int:

@@ -7,7 +7,9 @@ from robustlib.checks import (
     check_labels,
     check_name,
     check_nonempty,
+    check_option,
     check_severity,
+    keyword_options,
 )
 
 
@@ -58,3 +60,14 @@ def test_empty_or_repeated_entries_are_refused() -> None:
         check_nonempty([], "corruptions")
     with pytest.raises(ValueError, match="repeats"):
         check_nonempty(["fog", "fog"], "corruptions")
+
+
+def test_options_of_a_function() -> None:
+    def function(images: int, amount: float, *, steps: int = 3, legacy: bool = False) -> None: ...
+
+    assert keyword_options(function) == {"steps": 3, "legacy": False}
+    assert check_option("steps", keyword_options(function), "attack", "pgd") == "steps"
+    with pytest.raises(UnknownNameError, match=r"option of 'pgd' 'step'. Did you mean 'steps'"):
+        check_option("step", keyword_options(function), "attack", "pgd")
+    with pytest.raises(ValueError, match="the attack 'fgsm' takes no options, got 'steps'"):
+        check_option("steps", {}, "attack", "fgsm")

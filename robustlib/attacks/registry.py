@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ import foolbox
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks import check_name
+from robustlib.checks import check_option, keyword_options
 
 Norm = Literal["Linf", "L2"]
 AttackFn = Callable[..., tuple[Tensor, Tensor]]
@@ -91,11 +90,7 @@ class AttackInfo:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments that `run` passes on, with their defaults."""
-        return {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.function).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
+        return keyword_options(self.function)
 
     def check_radius(self, eps: float | None, largest: float = 0.5) -> float:
         """Return the radius, infinity for None.
@@ -115,9 +110,7 @@ class AttackInfo:
     def check_options(self, given: dict[str, Any]) -> None:
         """Raise `ValueError` for an option that the attack doesn't have or a bad value."""
         for option, value in given.items():
-            if not self.options:
-                raise ValueError(f"the attack {self.name!r} takes no options, got {option!r}.")
-            check_name(option, self.options, f"option of {self.name!r}")
+            check_option(option, self.options, "attack", self.name)
             if isinstance(self.options[option], int):
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                     raise ValueError(f"{option} must be an integer of at least 1, got {value!r}.")

@@ -14,7 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustlib.checks import check_images, check_name, check_nonempty, check_severity
+from robustlib.checks import (
+    check_images,
+    check_name,
+    check_nonempty,
+    check_option,
+    check_severity,
+)
 from robustlib.corruptions import blur, digital, geometric, light, noise, occlusion, weather
 from robustlib.corruptions.registry import (
     FAMILIES,
@@ -133,14 +139,6 @@ def check_strength(severity: Severity) -> None:
         check_severity(severity)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    allowed = info(name).options
-    for option in options:
-        if not allowed:
-            raise ValueError(f"the corruption {name!r} takes no options, got {option!r}.")
-        check_name(option, allowed, f"option of {name!r}")
-
-
 @torch.no_grad()
 def _apply(
     images: Tensor,
@@ -228,7 +226,8 @@ def corrupt(
     check_name(name, REGISTRY, "corruption")
     check_strength(severity)
     _check_seed(seed)
-    _check_options(name, options)
+    for option in options:
+        check_option(option, info(name).options, "corruption", name)
     if severities_for is not None:
         info(name).parameters(severities_for)
     check_images(images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustlib.checks import check_name
+from robustlib.checks import check_name, keyword_options
 
 FAMILIES = ("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
 
@@ -102,11 +101,7 @@ class CorruptionInfo:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments that `corrupt` passes on, with their defaults."""
-        return {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.function).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
+        return keyword_options(self.function)
 
 
 def _check_side(image_side: int) -> int:
