@@ -36,9 +36,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustlib import corruptions, data, paths
-from robustlib.devices import DEVICES, pick_device
-from robustlib.results import provenance
+from robustlib import corruptions, data
+from robustlib.core import paths
+from robustlib.core.devices import DEVICES, pick_device
+from robustlib.study.results import provenance
 
 BATCHES = {32: 256, 224: 32}  # image side -> images
 SEVERITIES_FOR = 224

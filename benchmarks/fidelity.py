@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustlib import corruptions, paths
-from robustlib.results import provenance
+from robustlib import corruptions
+from robustlib.core import paths
+from robustlib.study.results import provenance
 
 LEVELS = 1.0  # mean difference of the pixels that passes, in 8-bit levels
 JPEG_LEVELS = 2.0  # the transforms of two JPEG codecs round differently

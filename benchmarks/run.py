@@ -27,10 +27,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from robustlib import corruptions, data, models, paths
+from robustlib import corruptions, data, models
+from robustlib.core import paths
+from robustlib.core.devices import pick_device, training_autocast
+from robustlib.core.randomness import derive_seed
+from robustlib.core.store import Store
 from robustlib.data import Dataset, Split
-from robustlib.devices import pick_device, training_autocast
-from robustlib.randomness import derive_seed
 from robustlib.recipes import (
     FGSM,
     MTLAT,
@@ -44,8 +46,7 @@ from robustlib.recipes import (
     Recipe,
     Standard,
 )
-from robustlib.results import provenance
-from robustlib.store import Store
+from robustlib.study.results import provenance
 from robustlib.training import Budget, channels_last, train
 
 ARCHITECTURE = "small_resnet"

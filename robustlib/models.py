@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks import check_name
+from robustlib.core.checks import check_module, check_name, check_number, check_seed, check_whole
+from robustlib.core.identity import Registry, fingerprint
 
 
 class Normalise(nn.Module):
-    """Map pixels from [0, 1] to about unit scale: (x - 0.5) / 0.25, for every data set.
+    """Map pixels from [0, 1] to about unit scale: (x - mean) / std, by channel.
 
-    One fixed map (this project's choice) keeps models and attack radii independent of the
-    statistics of the training set.
+    The default is one fixed map, to [-2, 2], for every data set (this project's choice): it keeps
+    models and attack radii independent of the statistics of the training set.
     """
 
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.25, 0.25, 0.25)
+    ) -> None:
+        super().__init__()
+        for name, values, above in (("mean", mean, False), ("std", std, True)):
+            if len(values) != 3:
+                raise ValueError(f"{name} must be three numbers, one a channel, got {values!r}.")
+            checked = [check_number(x, name, low=0, above=above) for x in values]
+            constant = torch.tensor(checked, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
+
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (N, 3, H, W) in [0, 1] to float32 (N, 3, H, W) in [-2, 2]."""
-        return (images - 0.5) * 4.0
+        """float32 (N, 3, H, W) in [0, 1] to float32 (N, 3, H, W)."""
+        return (images - self.mean) / self.std
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -77,11 +97,11 @@ def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     return build_model
 
 
-ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
-    "small_resnet": small_resnet,
-    "resnet18": _torchvision("resnet18"),
-    "resnet50": _torchvision("resnet50"),
-}
+ARCHITECTURES: Registry[Callable[[int, int], nn.Module]] = Registry(
+    small_resnet=small_resnet,
+    resnet18=_torchvision("resnet18"),
+    resnet50=_torchvision("resnet50"),
+)
 
 
 def build(architecture: str, *, classes: int, image_size: int, seed: int) -> nn.Module:
@@ -101,13 +121,138 @@ def build(architecture: str, *, classes: int, image_size: int, seed: int) -> nn.
         ValueError: fewer than two classes.
     """
     check_name(architecture, ARCHITECTURES, "architecture")
-    if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {classes}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    classes = check_whole(classes, "classes", low=2)
+    image_size = check_whole(image_size, "image_size", low=1)
+    with torch.random.fork_rng(devices=[]), _float32_by_default():
+        torch.manual_seed(check_seed(seed))
         return ARCHITECTURES[architecture](classes, image_size)
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# --- Models that were not trained here -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what tables show of it. Make one of your own network with `wrap`.
+
+    Attributes:
+        recipe: how it was made, in a word; models that differ in the seed only share it.
+        seed: training seed.
+        architecture: name of its architecture.
+        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes).
+    """
+
+    recipe: str
+    seed: int
+    architecture: str
+    model: nn.Module = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Recipe and seed, such as "mtlat-0": what the column model of a table shows."""
+        return f"{self.recipe}-{self.seed}"
+
+    def identity(self) -> str:
+        """Under what its results are stored: a hash of weights, buffers, settings and code.
+
+        Taken anew at each call, so that changed weights never meet an old result.
+
+        Raises:
+            UnidentifiedError: the network holds an object whose state can't be read.
+        """
+        return fingerprint(self.model)
+
+
+def wrap(
+    module: nn.Module | str | Path,
+    *,
+    name: str,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str | int | None = None,
+) -> Classifier:
+    """A network of your own, ready for `evaluate`, `sanity_table` and all that follows.
+
+    Args:
+        module: any network, from torchvision, timm or elsewhere, on the device where it is to
+            run; or the path of a TorchScript file. It is used, not copied.
+        name: what tables call it. Give models that differ in the training seed only one name.
+        seed: its training seed, if there are several.
+        mean: with `std`, by channel, if the network wants normalised images, for example
+            (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) for many trained on ImageNet; else it
+            is handed pixels in [0, 1].
+        std: see `mean`.
+        output: where the logits are if the network doesn't return them alone: a key, a position
+            or an attribute, such as "logits".
+
+    Raises:
+        ValueError: no network, a file that can't be read as TorchScript, or bad constants.
+    """
+    network = _load_script(Path(module)) if isinstance(module, str | Path) else check_module(module)
+    architecture = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        architecture = getattr(network, "original_name", architecture)
+    if (mean is None) != (std is None):
+        raise ValueError("give mean and std together, or neither.")
+    if output is not None:
+        network = Picked(network, output)
+    if mean is not None and std is not None:
+        place = next((t.device for t in (*network.parameters(), *network.buffers())), None)
+        training = network.training
+        network = nn.Sequential(Normalise(mean, std).to(place), network).train(training)
+    return Classifier(str(name), check_seed(seed), architecture, network)
+
+
+class Picked(nn.Module):
+    """The logits of a network that returns more than these."""
+
+    def __init__(self, network: nn.Module, output: str | int) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What stands at the key, position or attribute `output`.
+
+        Raises:
+            ValueError: there is no such thing.
+        """
+        found: Any = self.network(images)
+        try:
+            if isinstance(self.output, str) and not isinstance(found, Mapping):
+                return getattr(found, self.output)
+            return found[self.output]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise ValueError(
+                f"the output of the network, a {type(found).__name__}, has no {self.output!r}."
+            ) from None
+
+
+def _load_script(file: Path) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(file, map_location="cpu")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
+        raise ValueError(
+            f"{file} can't be read as a TorchScript file ({reason}). Build the network in Python, "
+            "load its weights and hand it over itself."
+        ) from error

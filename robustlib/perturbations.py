@@ -7,21 +7,25 @@ the same tables and the same overlapping score.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from robustlib import attacks, corruptions
-from robustlib.checks import check_name, check_severity
+from robustlib.core.checks import check_name, check_options, check_severity, settle
+from robustlib.core.identity import digest_of_path, fingerprint
 
 
 class Perturbation(Protocol):
     """A change of images that keeps their classes.
 
     Attributes:
-        name: what tables and plots show.
+        name: of the corruption or attack.
+        label: what tables and plots show, by default the name. Rows of one label are averaged
+            over severities and training seeds, so what differs otherwise needs labels of its own.
         family: "clean", a family of corruptions, "stored" (images from files whose corruption
             is not known), or "adversarial".
         severity: 1 to 5, or 0 where severities don't apply.
@@ -31,11 +35,17 @@ class Perturbation(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
     def family(self) -> str: ...  # noqa: D102
     @property
     def severity(self) -> int: ...  # noqa: D102
     @property
     def needs_model(self) -> bool: ...  # noqa: D102
+
+    def key(self) -> dict[str, Any]:
+        """What determines the result besides model, images, labels, ids and seed, for JSON."""
+        ...
 
     def apply(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
@@ -44,14 +54,48 @@ class Perturbation(Protocol):
         ...
 
 
+class Options(Mapping[str, Any]):
+    """Named options that can't be changed, and so can be part of a key."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(sorted(values.items()))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self._values.items())
+
+    def for_key(self) -> dict[str, Any]:
+        """The options for JSON; a file or folder stands for its content, wherever it lies."""
+        return {
+            name: digest_of_path(Path(value)) if isinstance(value, Path) else value
+            for name, value in self._values.items()
+        }
+
+
 @dataclass(frozen=True)
 class Clean:
     """The identity."""
 
     name: str = "clean"
+    label: str = "clean"
     family: str = "clean"
     severity: int = 0
     needs_model: bool = False
+
+    def key(self) -> dict[str, Any]:
+        """Nothing."""
+        return {"perturbation": "clean"}
 
     def apply(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
@@ -60,16 +104,29 @@ class Clean:
         return images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Corruption:
-    """A common perturbation from `robustlib.corruptions`."""
+    """A common perturbation from `robustlib.corruptions`.
+
+    Attributes:
+        name: one of `robustlib.corruptions.names()`.
+        severity: 1 to 5.
+        options: those of the corruption, `robustlib.corruptions.info(name).options`, given as
+            keywords, for example `Corruption("frost", 3, photographs="folder")`.
+        label: what tables show.
+    """
 
     name: str
     severity: int
+    options: Options
+    label: str
 
-    def __post_init__(self) -> None:
-        check_name(self.name, corruptions.names(), "corruption")
-        check_severity(self.severity)
+    def __init__(self, name: str, severity: int, *, label: str = "", **options: Any) -> None:
+        check_name(name, corruptions.names(), "corruption")
+        known = corruptions.info(name).options
+        checked = check_options(options, known, "corruption", name)
+        settle(self, name=name, severity=check_severity(severity), label=label or name)
+        settle(self, options=Options(checked))
 
     @property
     def family(self) -> str:
@@ -81,14 +138,23 @@ class Corruption:
         """False."""
         return False
 
+    def key(self) -> dict[str, Any]:
+        """Name, severity, options, and the code that makes the pixels."""
+        return {
+            "perturbation": self.name,
+            "severity": self.severity,
+            "options": self.options.for_key(),
+            "code": corruptions.code_of([self.name]),
+        }
+
     def apply(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
     ) -> Tensor:
         """`robustlib.corruptions.corrupt` of the images."""
-        return corruptions.corrupt(images, self.name, self.severity, seed, ids)
+        return corruptions.corrupt(images, self.name, self.severity, seed, ids, **self.options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Attack:
     """An adversarial perturbation from `robustlib.attacks`.
 
@@ -96,39 +162,53 @@ class Attack:
         name: one of `robustlib.attacks.names()`.
         eps: radius in the attack's norm, in [0, 1] pixel units; None for a minimal attack whose
             perturbations count whatever their size.
-        steps: gradient steps, for iterative attacks; None: the attack's default, as for the next.
-        restarts: random starts, for attacks that have them.
-        queries: evaluations of the model, for black-box attacks.
-        classes: how many wrong classes "apgd_dlr" and "strong" aim at.
+        options: those of the attack, `robustlib.attacks.info(name).options`, given as keywords,
+            for example `Attack("pgd", 2 / 255, steps=20, restarts=3)`.
+        label: what tables show.
     """
 
     name: str
-    eps: float | None = None
-    steps: int | None = None
-    restarts: int | None = None
-    queries: int | None = None
-    classes: int | None = None
-    family: str = "adversarial"
-    severity: int = 0
-    needs_model: bool = True
+    eps: float | None
+    options: Options
+    label: str
 
-    def __post_init__(self) -> None:
-        known = attacks.info(self.name)
+    def __init__(
+        self, name: str, eps: float | str | None = None, *, label: str = "", **options: Any
+    ) -> None:
+        known = attacks.info(name)
         # The largest L2 radius depends on the images, and is checked with them.
-        known.check_radius(self.eps, 0.5 if known.norm == "Linf" else math.inf)
-        known.check_options(self.options)
+        radius = known.check_radius(eps, 0.5 if known.norm == "Linf" else math.inf)
+        settle(self, name=name, eps=None if eps is None else radius, label=label or name)
+        settle(self, options=Options(known.check_options(options)))
+
+    @property
+    def family(self) -> str:
+        """ "adversarial"."""
+        return "adversarial"
+
+    @property
+    def severity(self) -> int:
+        """0: attacks have a radius instead."""
+        return 0
+
+    @property
+    def needs_model(self) -> bool:
+        """True."""
+        return True
 
     @property
     def norm(self) -> str:
         """What the radius is measured in, "Linf" or "L2"."""
         return attacks.info(self.name).norm
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that were given."""
-        options = ("steps", "restarts", "queries", "classes")
-        given = {name: getattr(self, name) for name in options}
-        return {name: value for name, value in given.items() if value is not None}
+    def key(self) -> dict[str, Any]:
+        """Name, radius, options, and the code of the attack."""
+        return {
+            "perturbation": self.name,
+            "eps": self.eps,
+            "options": self.options.for_key(),
+            "code": fingerprint(attacks.run, attacks.info(self.name)),
+        }
 
     def run(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
@@ -151,7 +231,20 @@ class Attack:
         return self.run(images, labels, ids, model, seed).adversarial
 
 
-def corruption_grid(names: Iterable[str], severities: Iterable[int]) -> list[Corruption]:
-    """Every named corruption at every severity."""
-    severities = list(severities)
-    return [Corruption(name, severity) for name in names for severity in severities]
+def corruption_grid(
+    names: Iterable[str],
+    severities: Iterable[int],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Corruption]:
+    """Every named corruption at every severity; options: by corruption, where some are wanted.
+
+    Raises `ValueError` for options of a corruption that isn't named.
+    """
+    names, severities, options = list(names), list(severities), options or {}
+    for name in options:
+        check_name(name, names, "corruption with options; named are")
+    return [
+        Corruption(name, severity, **options.get(name, {}))
+        for name in names
+        for severity in severities
+    ]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustlib.core.store import Store
 from robustlib.data import Dataset, Split
-from robustlib.store import Store
 
 
 def tiny_split(count: int, seed: int) -> Split:

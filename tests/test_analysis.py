@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustlib import metrics, overlap, statistics
-from robustlib.checks import UnknownNameError
+from robustlib.analysis import metrics, overlap, statistics
+from robustlib.core.checks import UnknownNameError
 
 # Clean accuracies of 0.8, so that R = A / 0.8.
 ACCURACY = pd.DataFrame(

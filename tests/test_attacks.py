@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from robustlib import attacks, models
 from robustlib.attacks import TrainModeWarning, attack, info, names, registry, run
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
 
 LABELLED_WRONG = 4
 FIXED = [name for name in names() if not info(name).minimal]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustlib import models
 from robustlib.attacks import auto, run
 from robustlib.attacks.registry import Task
-from robustlib.randomness import Stream
+from robustlib.core.randomness import Stream
 
 
 @pytest.fixture(scope="module")

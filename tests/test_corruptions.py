@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
+from robustlib.core.randomness import Stream
 from robustlib.corruptions import augment, corrupt, families, info, names
 from robustlib.corruptions.blur import disc_kernel, glass_blur
 from robustlib.corruptions.digital import jpeg_compression, pixelate, quantization
@@ -22,7 +23,6 @@ from robustlib.corruptions.light import brightness, contrast, saturate
 from robustlib.corruptions.noise import poisson, salt_pepper
 from robustlib.corruptions.occlusion import border
 from robustlib.corruptions.shapes import dash, disc, rhombus, stamp
-from robustlib.randomness import Stream
 
 ALL = names()
 RANDOM = tuple(name for name in ALL if info(name).random)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.blur import (
     _duplicate_pixels,
     blur,
@@ -22,7 +23,6 @@ from robustlib.corruptions.digital import (
     thumbnail_resize,
 )
 from robustlib.corruptions.filters import filter_2d, filter_even, motion_filter
-from robustlib.randomness import Stream
 
 
 def noise(n: int, h: int, w: int, seed: int = 0) -> Tensor:

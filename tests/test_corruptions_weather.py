@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions import corrupt, info
 from robustlib.corruptions.textures import frost_pictures, plasma
 from robustlib.corruptions.weather import _distance, _edges, _equalise
-from robustlib.randomness import Stream
 
 Colour = tuple[int, int, int]
 

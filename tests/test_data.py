@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 
 from robustlib import data
-from robustlib.checks import UnknownNameError, check_images
+from robustlib.core.checks import UnknownNameError, check_images
 from robustlib.data import base, folder
 
 

@@ -7,12 +7,12 @@ import torch
 
 from robustlib import attacks, evaluation
 from robustlib.attacks import run
+from robustlib.core.store import Store
 from robustlib.corruptions import corrupt
 from robustlib.data import Dataset, Split
 from robustlib.evaluation import COLUMNS, accuracy_against_radius, evaluate
 from robustlib.perturbations import Attack, Clean, Corruption, corruption_grid
 from robustlib.recipes import Mixup, Standard
-from robustlib.store import Store
 from robustlib.training import Budget, TrainedModel, train
 
 CELLS = [Corruption("gaussian_noise", 3), Corruption("contrast", 5), Attack("fgsm", 0.02)]

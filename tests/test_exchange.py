@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from robustlib import corruptions, models
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
 from robustlib.corruptions import corrupt
 from robustlib.data import DataError, Dataset, Split
 from robustlib.data import load as load_data

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import derive_seed
 from robustlib.corruptions import corrupt, names
-from robustlib.randomness import derive_seed
 
 FILE = Path(__file__).with_name("golden_corruptions.csv")
 SIDES = (32, 64, 224)

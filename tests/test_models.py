@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustlib import models
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
 
 
 @pytest.mark.parametrize(

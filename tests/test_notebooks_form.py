@@ -16,8 +16,9 @@ import papermill
 import pytest
 import yaml
 
-from robustlib import metrics, overlap, report, statistics
-from robustlib.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.analysis import metrics, overlap, statistics
+from robustlib.study import report
+from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from robustlib.checks import UnknownNameError
-from robustlib.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.core.checks import UnknownNameError
+from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
 
 
 @pytest.mark.parametrize(

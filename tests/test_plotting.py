@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robustlib import plotting
+from robustlib.study import plotting
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustlib.randomness import Stream, derive_seed
+from robustlib.core.randomness import Stream, derive_seed
 
 GOLDEN_SEED = 5399194072410688700
 GOLDEN_BITS = [

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from robustlib import attacks, corruptions, metrics
+from robustlib import attacks, corruptions
+from robustlib.analysis import metrics
 from robustlib.data import Split
 from robustlib.exchange import __main__ as exchange
 from robustlib.exchange import export_cifar_c
-from robustlib.parameters import declared
+from robustlib.study.parameters import declared
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

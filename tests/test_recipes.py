@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib import corruptions, models
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
 from robustlib.recipes import (
     FGSM,
     MTLAT,

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from robustlib import results
+from robustlib.study import results
 
 
 @dataclass(frozen=True)

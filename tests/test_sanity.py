@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustlib.core.store import Store
 from robustlib.data import Dataset
-from robustlib.sanity import (
+from robustlib.evaluation.sanity import (
     MASKED,
     NOT_MASKED,
     loss_along_gradient,
     masking_verdict,
     sanity_table,
 )
-from robustlib.store import Store
 from robustlib.training import TrainedModel
 
 # The tiny images' brightest channel leads by 100 / 255 on average, less than 2 EPS.

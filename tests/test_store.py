@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlib.store import DamagedArtifactWarning, Store, StoreError, code_digest, digest_of
+from robustlib.core.store import DamagedArtifactWarning, Store, StoreError, digest_of
 
 KEY = {"recipe": "standard", "seed": 0}
 
@@ -105,12 +105,6 @@ def test_digests_need_json() -> None:
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     with pytest.raises(ValueError, match="JSON"):
         digest_of({"a": float("nan")})
-
-
-def test_the_code_digest_tells_modules_apart() -> None:
-    assert code_digest("models") != code_digest("recipes")
-    assert code_digest("corruptions") != code_digest("models", "corruptions")
-    assert code_digest("models") == code_digest("models")
 
 
 def test_what_a_killed_process_left_is_deleted_after_a_day(store: Store) -> None:

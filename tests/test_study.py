@@ -9,9 +9,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from robustlib import paths, report, results
-from robustlib.report import Outcome, build_site, markdown, mathml
-from robustlib.study import main, plan
+from robustlib.core import paths
+from robustlib.study import report, results
+from robustlib.study.report import Outcome, build_site, markdown, mathml
+from robustlib.study.runner import main, plan
 
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 

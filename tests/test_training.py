@@ -17,12 +17,11 @@ from PIL import Image
 
 from robustlib import data as sources
 from robustlib import training
+from robustlib.core.store import Store, StoreError
 from robustlib.data import DataError, Dataset, StreamedSplit
 from robustlib.evaluation import evaluate
-from robustlib.loading import Loader
 from robustlib.perturbations import Corruption
 from robustlib.recipes import MTLAT, TLAT, Augmented, Batch, Mixup, Recipe, Standard
-from robustlib.store import Store, StoreError
 from robustlib.training import (
     Budget,
     TrainingDivergedError,
@@ -31,6 +30,7 @@ from robustlib.training import (
     overview,
     train,
 )
+from robustlib.training.loading import Loader
 from tests.conftest import tiny_split
 
 BUDGET = Budget(epochs=3, batch_size=16, learning_rate=0.05)
@@ -254,7 +254,7 @@ CHILD = """
 import sys
 from robustlib.data import Dataset
 from robustlib.recipes import MTLAT, Standard
-from robustlib.store import Store
+from robustlib.core.store import Store
 from robustlib.training import Budget, train
 from tests.conftest import tiny_split
 

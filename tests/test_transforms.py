@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from robustlib import corruptions
-from robustlib.checks import UnknownNameError
+from robustlib.core.checks import UnknownNameError
 from robustlib.corruptions.transforms import RandomCorruption
 
 

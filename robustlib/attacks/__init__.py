@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import auto, gradient, minimal
 from robustlib.attacks.registry import REGISTRY, AttackInfo, Norm, Task
-from robustlib.checks import check_images, check_labels, check_name
+from robustlib.core.checks import check_ids, check_images, check_labels, check_name
 
 __all__ = [
     "FIVE",
@@ -140,7 +140,7 @@ def run(
     labels: Tensor,
     name: str,
     *,
-    eps: float | None = None,
+    eps: float | str | None = None,
     seed: int = 0,
     ids: Tensor | None = None,
     targets: Tensor | None = None,
@@ -171,18 +171,15 @@ def run(
         TrainModeWarning: the model was in train mode; it is attacked in eval mode.
     """
     known = info(name)
-    known.check_options(options)
-    check_images(images)
+    options = known.check_options(options)
+    images = check_images(images)
     n = len(images)
     largest = 0.5 if known.norm == "Linf" else 0.5 * images[0:1].numel() ** 0.5
     radius = known.check_radius(eps, largest if n else 0.5)
     if targets is not None and not known.targets:
         able = ", ".join(other for other in names() if info(other).targets)
         raise ValueError(f"the attack {name!r} can't aim at targets; these can: {able}.")
-    if ids is None:
-        ids = torch.arange(n)
-    if ids.dtype != torch.int64 or ids.shape != (n,):
-        raise ValueError(f"ids must be int64 of shape ({n},), got {ids.dtype} {tuple(ids.shape)}.")
+    ids, labels = check_ids(ids, n), check_labels(labels, n).to(images.device)
     if model.training:
         warnings.warn(
             "the model is in train mode; it is attacked in eval mode.",

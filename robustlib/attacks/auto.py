@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustlib.attacks.registry import Task, counted, per_image, register
-from robustlib.randomness import Stream
+from robustlib.core.randomness import Stream
 
 AUTO = "Croce and Hein 2020, arXiv 2003.01690"
 Loss = Callable[[Tensor, Task], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustlib.attacks.registry import Task, counted, register
-from robustlib.randomness import Stream
+from robustlib.core.randomness import Stream
 
 _PGD = foolbox.attacks.LinfProjectedGradientDescentAttack
 

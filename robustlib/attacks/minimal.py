@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustlib.attacks.registry import Task, counted, per_image, register
-from robustlib.randomness import Stream
+from robustlib.core.randomness import Stream
 
 
 @register("L2", minimal=True, targets=True, source="Carlini and Wagner 2017, arXiv 1608.04644")

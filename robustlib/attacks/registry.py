@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ import foolbox
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks import check_option, keyword_options
+from robustlib.core.checks import check_number, check_options, keyword_options
+from robustlib.core.identity import Registry
 
 Norm = Literal["Linf", "L2"]
 AttackFn = Callable[..., tuple[Tensor, Tensor]]
@@ -25,7 +26,7 @@ class Task:
         model: in eval mode, without gradients to its parameters.
         images: float32 (N, 3, H, W) in [0, 1].
         labels: int64 (N,), their classes, which the model predicts.
-        ids: int64 (N,), their identities, for `robustlib.randomness.Stream`.
+        ids: int64 (N,), their identities, for `robustlib.core.randomness.Stream`.
         seed: source of random numbers.
         eps: radius; infinite for a search of the smallest perturbation.
         targets: int64 (N,), the classes aimed at, or None.
@@ -92,33 +93,24 @@ class AttackInfo:
         """Keyword arguments that `run` passes on, with their defaults."""
         return keyword_options(self.function)
 
-    def check_radius(self, eps: float | None, largest: float = 0.5) -> float:
+    def check_radius(self, eps: float | str | None, largest: float = 0.5) -> float:
         """Return the radius, infinity for None.
 
         Raises `ValueError` unless it lies in (0, `largest`]; None is for minimal attacks only.
         """
         if eps is None and self.minimal:
             return math.inf
-        if eps is None or isinstance(eps, bool) or not 0 < eps <= largest:
-            alone = ", or None for the smallest perturbation" if self.minimal else ""
-            raise ValueError(
-                f"eps must lie in (0, {largest:.4g}] for {self.name!r} (an {self.norm} radius, "
-                f"pixels in [0, 1]){alone}; got {eps}."
-            )
-        return float(eps)
+        alone = ", or None for the smallest perturbation" if self.minimal else ""
+        what = f"eps{alone} of {self.name!r}"
+        unit = f"an {self.norm} radius, pixels in [0, 1]"
+        return check_number(eps, what, low=0, high=largest, above=True, unit=unit)
 
-    def check_options(self, given: dict[str, Any]) -> None:
-        """Raise `ValueError` for an option that the attack doesn't have or a bad value."""
-        for option, value in given.items():
-            check_option(option, self.options, "attack", self.name)
-            if isinstance(self.options[option], int):
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"{option} must be an integer of at least 1, got {value!r}.")
-            elif isinstance(value, bool) or not 0 <= value < math.inf:
-                raise ValueError(f"{option} must be a finite number of at least 0, got {value!r}.")
+    def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options; raise `ValueError` for one that it doesn't have or a bad value."""
+        return check_options(given, self.options, "attack", self.name)
 
 
-REGISTRY: dict[str, AttackInfo] = {}
+REGISTRY: Registry[AttackInfo] = Registry()
 
 
 def register(

@@ -8,19 +8,24 @@ A batch is float32, (N, 3, H, W), RGB, in [0, 1]. What an image becomes depends 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from robustlib.checks import (
+from robustlib.core.checks import (
+    check_ids,
     check_images,
     check_name,
     check_nonempty,
-    check_option,
+    check_options,
+    check_seed,
     check_severity,
+    check_whole,
 )
+from robustlib.core.identity import Registry, fingerprint
+from robustlib.core.randomness import Stream, derive_seed
 from robustlib.corruptions import blur, digital, geometric, light, noise, occlusion, weather
 from robustlib.corruptions.registry import (
     FAMILIES,
@@ -29,13 +34,13 @@ from robustlib.corruptions.registry import (
     AmountRange,
     CorruptionInfo,
 )
-from robustlib.randomness import Stream, derive_seed
 
 __all__ = [
     "CorruptionInfo",
     "Severity",
     "augment",
     "check_strength",
+    "code_of",
     "corrupt",
     "families",
     "info",
@@ -78,7 +83,7 @@ def _suites() -> dict[str, tuple[str, ...]]:
     }
 
 
-_SUITES = _suites()
+_SUITES = Registry(_suites())
 
 
 def suites() -> tuple[str, ...]:
@@ -115,28 +120,21 @@ def families() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _check_ids(ids: Tensor | None, images: Tensor) -> Tensor:
-    n = images.shape[0]
-    if ids is None:
-        return torch.arange(n, device=images.device)
-    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != (n,):
-        found = f"{ids.dtype} of {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids)
-        raise ValueError(f"ids must be int64 of shape ({n},), one for each image, got {found}.")
-    return ids.to(images.device)
+def check_strength(severity: Severity) -> Severity:
+    """Return `severity` if it is 1 to 5 or "random"; raise `ValueError` otherwise."""
+    if isinstance(severity, str):
+        if severity != "random":
+            raise ValueError(f"severity must be 1 to 5 or 'random', got {severity!r}.")
+        return severity
+    return check_severity(severity)
 
 
-def _check_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed must be an int, got {seed!r}.")
-    return seed
+def code_of(names: Iterable[str]) -> str:
+    """A hash of all that determines the pixels of these corruptions, but for seeds and options.
 
-
-def check_strength(severity: Severity) -> None:
-    """Raise `ValueError` unless `severity` is 1 to 5 or "random"."""
-    if isinstance(severity, str) and severity != "random":
-        raise ValueError(f"severity must be 1 to 5 or 'random', got {severity!r}.")
-    if not isinstance(severity, str):
-        check_severity(severity)
+    See `robustlib.core.identity`. Raises `UnknownNameError`.
+    """
+    return fingerprint(corrupt, *(info(name) for name in names))
 
 
 @torch.no_grad()
@@ -224,14 +222,13 @@ def corrupt(
     argument.
     """
     check_name(name, REGISTRY, "corruption")
-    check_strength(severity)
-    _check_seed(seed)
-    for option in options:
-        check_option(option, info(name).options, "corruption", name)
+    severity, seed = check_strength(severity), check_seed(seed)
+    options = check_options(options, info(name).options, "corruption", name)
     if severities_for is not None:
-        info(name).parameters(severities_for)
-    check_images(images)
-    return _apply(images, name, severity, seed, _check_ids(ids, images), severities_for, options)
+        severities_for = check_whole(severities_for, "severities_for", low=1)
+    images = check_images(images)
+    ids = check_ids(ids, len(images)).to(images.device)
+    return _apply(images, name, severity, seed, ids, severities_for, options)
 
 
 def augment(
@@ -256,12 +253,11 @@ def augment(
     check_nonempty(names, "names")
     for name in names:
         check_name(name, REGISTRY, "corruption")
-    check_strength(severity)
-    _check_seed(seed)
-    if groups is not None and (isinstance(groups, bool) or groups < 1):
-        raise ValueError(f"groups must be at least 1, or None for each image, got {groups!r}.")
-    check_images(images)
-    ids = _check_ids(ids, images)
+    severity, seed = check_strength(severity), check_seed(seed)
+    if groups is not None:
+        groups = check_whole(groups, "groups, if not None for each image,", low=1)
+    images = check_images(images)
+    ids = check_ids(ids, len(images)).to(images.device)
     if images.numel() == 0:
         return images.clone()
     out = torch.empty_like(images)

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.filters import (
     border_index,
     clipped_zoom,
@@ -20,7 +21,6 @@ from robustlib.corruptions.filters import (
     motion_filter,
 )
 from robustlib.corruptions.registry import IMAGENET_C, OVERLAP, AmountRange, published, register
-from robustlib.randomness import Stream
 
 
 @register(

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.filters import border_index, gaussian_weights, sample, sample_affine
 from robustlib.corruptions.registry import (
     IMAGENET_C,
@@ -15,7 +16,6 @@ from robustlib.corruptions.registry import (
     published,
     register,
 )
-from robustlib.randomness import Stream
 
 
 @register(family="geometric", source=OVERLAP, random=True, table=AmountRange("degrees", 7, 50))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.filters import (
     hsv_to_rgb,
     luma,
@@ -18,7 +19,6 @@ from robustlib.corruptions.registry import (
     published,
     register,
 )
-from robustlib.randomness import Stream
 
 
 @register(

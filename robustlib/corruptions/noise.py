@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
@@ -12,7 +13,6 @@ from robustlib.corruptions.registry import (
     published,
     register,
 )
-from robustlib.randomness import Stream
 
 _SMALL_RATE = 10.0
 _SMALL_RATE_LIMIT = 40

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions import shapes
 from robustlib.corruptions.registry import OVERLAP, AmountRange, register
 from robustlib.corruptions.shapes import draw_shapes
-from robustlib.randomness import Stream
 
 GREY = 0.5
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustlib.checks import check_name, keyword_options
+from robustlib.core.checks import check_name, check_whole, keyword_options
+from robustlib.core.identity import Registry
 
 FAMILIES = ("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
 
@@ -86,14 +87,14 @@ class CorruptionInfo:
         come from the table of `table_side(image_side)`, the others are five even steps
         through the published range.
         """
-        return self.strengths.parameters(_check_side(image_side))
+        return self.strengths.parameters(check_whole(image_side, "image_side", low=1))
 
     def table_side(self, image_side: int) -> int | None:
         """The image side whose published table is used, 32, 64 or 224; None if there is none.
 
         It is the nearest in ratio: 45 px take the table of 32, 46 px that of 64.
         """
-        _check_side(image_side)
+        image_side = check_whole(image_side, "image_side", low=1)
         if isinstance(self.strengths, AmountRange):
             return None
         return self.strengths.nearest_side(image_side)
@@ -104,13 +105,7 @@ class CorruptionInfo:
         return keyword_options(self.function)
 
 
-def _check_side(image_side: int) -> int:
-    if isinstance(image_side, bool) or not isinstance(image_side, int) or image_side < 1:
-        raise ValueError(f"image_side must be an integer of at least 1, got {image_side!r}.")
-    return image_side
-
-
-REGISTRY: dict[str, CorruptionInfo] = {}
+REGISTRY: Registry[CorruptionInfo] = Registry()
 
 
 def register(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustlib.randomness import Stream
+from robustlib.core.randomness import Stream
 
 # From the distances |dx|, |dy| to the centre, the distance to the outline, positive inside.
 Outline = Callable[[Tensor, Tensor], Tensor]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.filters import gaussian_filter
-from robustlib.randomness import Stream
 
 
 def plasma(stream: Stream, side: int, wibble_decay: float) -> Tensor:

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from robustlib import corruptions
-from robustlib.checks import check_name, check_nonempty
-from robustlib.randomness import Stream
+from robustlib.core.checks import check_name, check_nonempty
+from robustlib.core.randomness import Stream
 
 
 class RandomCorruption(v2.Transform):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustlib.core.randomness import Stream
 from robustlib.corruptions.filters import (
     clipped_zoom,
     filter_2d,
@@ -25,7 +26,6 @@ from robustlib.corruptions.registry import (
 )
 from robustlib.corruptions.shapes import disc, draw_shapes
 from robustlib.corruptions.textures import plasma, scaled_pictures
-from robustlib.randomness import Stream
 
 
 @register(

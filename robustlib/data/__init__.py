@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustlib.checks import check_name
+from robustlib.core.checks import check_name
 from robustlib.data import cifar, folder, shapes10
 from robustlib.data.base import DataError, Dataset, DataUnavailableError, Split
 from robustlib.data.streamed import StreamedSplit

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustlib import tensorfile
+from robustlib.core import tensorfile
 
 if TYPE_CHECKING:
     from robustlib.data.streamed import StreamedSplit

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustlib import paths
+from robustlib.core import paths
 from robustlib.data.base import Dataset, DataUnavailableError, Split, check_count, subset_ids
 
 _SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}

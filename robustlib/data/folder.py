@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from robustlib import paths
+from robustlib.core import paths
 from robustlib.data.base import DataError, Dataset, Split, cached, check_count, subset_ids
 from robustlib.data.streamed import (
     StreamedSplit,

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from robustlib import paths
-from robustlib.checks import check_name
+from robustlib.core import paths
+from robustlib.core.checks import check_name
 from robustlib.data.base import Dataset, Split, cached, check_count
 
 VERSION = 2
@@ -51,7 +51,7 @@ def load(n_train: int = 0, n_test: int = 0) -> Dataset:
     """shapes10 with `n_train` and `n_test` images; 0 means 10,000 and 2,000.
 
     Any number can be had; image i is the same whatever the number. Made once, then read from
-    `shapes10/` in `robustlib.paths.data_dir()`.
+    `shapes10/` in `robustlib.core.paths.data_dir()`.
     """
     n_train = check_count(n_train, "n_train") or DEFAULT_TRAIN
     n_test = check_count(n_test, "n_test") or DEFAULT_TEST

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustlib import tensorfile
+from robustlib.core import tensorfile
 from robustlib.data.base import DataError
 
 RESIZE_RATIO = 256 / 224

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from robustlib import corruptions
-from robustlib.checks import SEVERITIES, check_name
+from robustlib.core.checks import SEVERITIES, check_name
 from robustlib.data import Split
 from robustlib.data.folder import list_split
 from robustlib.exchange.files import decode, threads

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib import corruptions
-from robustlib.checks import SEVERITIES, check_name, check_severity
+from robustlib.core.checks import SEVERITIES, check_name, check_severity
+from robustlib.core.identity import fingerprint
 from robustlib.data import DataError
 from robustlib.data.folder import Listing, list_split
 from robustlib.exchange.files import decode, digest_of_files, threads
@@ -52,6 +53,25 @@ class Stored:
         """The family of the corruption of that name, or "stored" if there is none."""
         known = self.name in corruptions.names()
         return corruptions.info(self.name).family if known else "stored"
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
+    def options(self) -> str:
+        """Where the images come from, for tables."""
+        return f"stored in {Path(self.folder).name}"
+
+    def key(self) -> dict[str, object]:
+        """Name, severity, the files, and the code that reads them."""
+        return {
+            "perturbation": f"stored {self.name}",
+            "severity": self.severity,
+            "files": self.digest(),
+            "code": fingerprint(Stored.apply, Stored._from_array, Stored._from_images),
+        }
 
     @property
     def _array(self) -> Path:

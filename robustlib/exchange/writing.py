@@ -31,11 +31,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robustlib import corruptions
-from robustlib.checks import SEVERITIES, check_name, check_nonempty, check_severity
+from robustlib.core.checks import SEVERITIES, check_name, check_nonempty, check_severity
 from robustlib.data import DataError, Split
 from robustlib.data.folder import EXTENSIONS, images_below, unreadable
 from robustlib.exchange.files import decode, digest_of_files, threads
-from robustlib.store import code_digest
 
 MANIFEST = "robustlib.json"
 """The file in an exported folder that records what its images were made from."""
@@ -247,7 +246,7 @@ def _record(layout: str, seed: int, **settings: Any) -> dict[str, Any]:
         **settings,
         "robustlib": metadata.version("robustlib"),
         "torch": str(torch.__version__),
-        "code": code_digest("corruptions", "randomness"),
+        "code": corruptions.code_of(corruptions.names()),
     }
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from robustlib.checks import check_name
+from robustlib.core.checks import check_name
+from robustlib.core.identity import Registry
 from robustlib.recipes.adversarial import (
     FGSM,
     MTLAT,
@@ -25,17 +26,19 @@ from robustlib.recipes.augmix import AugMix
 from robustlib.recipes.base import Batch, Recipe, soft_cross_entropy
 from robustlib.recipes.plain import Augmented, LabelSmoothing, Mixup, Standard, mix
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "standard": Standard,
-    "augmented": Augmented,
-    "mixup": Mixup,
-    "label_smoothing": LabelSmoothing,
-    "fgsm": FGSM,
-    "pgd": PGD,
-    "tlat": TLAT,
-    "mtlat": MTLAT,
-    "augmix": AugMix,
-}
+RECIPES: Registry[Callable[..., Recipe]] = Registry(
+    {
+        "standard": Standard,
+        "augmented": Augmented,
+        "mixup": Mixup,
+        "label_smoothing": LabelSmoothing,
+        "fgsm": FGSM,
+        "pgd": PGD,
+        "tlat": TLAT,
+        "mtlat": MTLAT,
+        "augmix": AugMix,
+    }
+)
 
 __all__ = [
     "FGSM",

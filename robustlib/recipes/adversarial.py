@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustlib.checks import check_name
-from robustlib.randomness import Stream
+from robustlib.core.checks import check_name, check_number, check_whole, settle
+from robustlib.core.randomness import Stream
 from robustlib.recipes.base import (
     Batch,
-    check_number,
-    check_positive,
-    check_whole,
     checked_corruptions,
     perturb_half,
     soft_cross_entropy,
@@ -51,8 +48,11 @@ class FGSM:
     name: str = "fgsm"
 
     def __post_init__(self) -> None:
-        _check_attack(self.eps, self.radius, self.batch_norm)
-        check_number(self.share, "share", 0, 1)
+        settle(
+            self,
+            eps=_checked_eps(self.eps, self.radius, self.batch_norm),
+            share=check_number(self.share, "share", low=0, high=1),
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """L(x', y), where the first part of x' is adversarial."""
@@ -96,7 +96,7 @@ class PGD(FGSM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self.steps, "steps")
+        settle(self, steps=check_whole(self.steps, "steps", low=1))
 
     def attack(self, model: nn.Module, batch: Batch, count: int) -> Tensor:
         """x <- project(x + 2.5 r / steps sign(grad_x L(x, y))), for the first `count` images."""
@@ -145,15 +145,18 @@ class TLAT:
     name: str = "tlat"
 
     def __post_init__(self) -> None:
-        _check_attack(self.eps, self.radius, self.batch_norm)
         check_name(self.target, TARGETS, "target")
-        _check_label_weight(self.label_weight)
-        if len(self.loss_weights) != 2 or not sum(self.loss_weights) > 0:
+        weights = tuple(check_number(x, "a loss weight", low=0) for x in self.loss_weights)
+        if len(weights) != 2 or not sum(weights) > 0:
             raise ValueError(
                 f"loss_weights must be two numbers, not both 0, got {self.loss_weights!r}."
             )
-        for weight in self.loss_weights:
-            check_number(weight, "a loss weight", 0)
+        settle(
+            self,
+            eps=_checked_eps(self.eps, self.radius, self.batch_norm),
+            label_weight=_checked_label_weight(self.label_weight),
+            loss_weights=weights,
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """a L(x, y) + b L(x', y')."""
@@ -199,9 +202,9 @@ class MTLAT(TLAT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self.alpha, "alpha")
+        settle(self, alpha=check_number(self.alpha, "alpha", low=0, above=True))
         if self.corruptions:
-            object.__setattr__(self, "corruptions", checked_corruptions(self.corruptions))
+            settle(self, corruptions=checked_corruptions(self.corruptions))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """a L(x~, y~) + b L(x', y')."""
@@ -295,18 +298,13 @@ def _gradient_sign(
     return gradient.sign()
 
 
-def _check_attack(eps: float, radius: str, batch_norm: str) -> None:
-    number = isinstance(eps, int | float) and not isinstance(eps, bool)
-    if not (number and 0 <= eps <= 0.5):
-        raise ValueError(
-            f"eps must lie in [0, 0.5] (pixels in [0, 1]), got {eps!r}; 8/255 = 0.031."
-        )
+def _checked_eps(eps: float, radius: str, batch_norm: str) -> float:
     check_name(radius, RADII, "radius")
     check_name(batch_norm, MODES, "batch_norm")
+    return check_number(eps, "eps", low=0, high=0.5, unit="pixels in [0, 1]; 8/255 = 0.031")
 
 
-def _check_label_weight(weight: float | str) -> None:
-    if isinstance(weight, str):
-        check_name(weight, ("radius",), "label_weight, if not a number")
-    else:
-        check_number(weight, "label_weight", 0, 1)
+def _checked_label_weight(weight: float | str) -> float | str:
+    if weight == "radius":
+        return weight
+    return check_number(weight, 'label_weight, if not "radius",', low=0, high=1)

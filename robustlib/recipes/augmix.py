@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustlib.core.checks import check_number, check_whole, settle
 from robustlib.corruptions.filters import sample_affine
 from robustlib.recipes.base import (
     Batch,
-    check_number,
-    check_positive,
-    check_whole,
     soft_cross_entropy,
 )
 
@@ -46,11 +44,14 @@ class AugMix:
     name: str = "augmix"
 
     def __post_init__(self) -> None:
-        check_number(self.severity, "severity", 0.1, 10)
-        check_whole(self.width, "width")
-        check_whole(self.depth, "depth")
-        check_positive(self.alpha, "alpha")
-        check_number(self.consistency, "consistency", 0)
+        settle(
+            self,
+            severity=check_number(self.severity, "severity", low=0.1, high=10),
+            width=check_whole(self.width, "width", low=1),
+            depth=check_whole(self.depth, "depth", low=1),
+            alpha=check_number(self.alpha, "alpha", low=0, above=True),
+            consistency=check_number(self.consistency, "consistency", low=0),
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """L(x, y) + consistency JS(p(x); p(x'); p(x'')), x' and x'' two mixtures from x."""

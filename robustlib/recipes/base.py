@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib import corruptions
-from robustlib.checks import check_name, check_nonempty
+from robustlib.core.checks import check_names
 
 
 @dataclass(frozen=True)
@@ -71,28 +70,4 @@ def checked_corruptions(names: str | Sequence[str]) -> tuple[str, ...]:
     """The corruptions of a suite, or those named, as a tuple; raises for unknown or repeated."""
     if isinstance(names, str):
         return corruptions.names(names)
-    check_nonempty(names, "corruptions")
-    for name in names:
-        check_name(name, corruptions.names(), "corruption")
-    return tuple(names)
-
-
-def check_number(value: float, what: str, low: float, high: float = math.inf) -> None:
-    """Raise `ValueError` unless `value` is a finite number from `low` to `high`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and low <= value <= high and math.isfinite(value)):
-        allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{what} must be a number {allowed}, got {value!r}.")
-
-
-def check_positive(value: float, what: str) -> None:
-    """Raise `ValueError` unless `value` is a finite number above 0."""
-    check_number(value, what, 0)
-    if value == 0:
-        raise ValueError(f"{what} must be positive, got 0.")
-
-
-def check_whole(value: int, what: str, low: int = 1) -> None:
-    """Raise `ValueError` unless `value` is an integer of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{what} must be an integer of at least {low}, got {value!r}.")
+    return check_names(names, corruptions.names(), "corruption")

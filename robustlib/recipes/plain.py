@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.core.checks import check_number, settle
 from robustlib.recipes.base import (
     Batch,
-    check_number,
-    check_positive,
     checked_corruptions,
     perturb_half,
     soft_cross_entropy,
@@ -52,8 +51,8 @@ class Augmented:
         names = checked_corruptions(self.corruptions)
         if not self.name:
             suite = self.corruptions if isinstance(self.corruptions, str) else "augmented"
-            object.__setattr__(self, "name", names[0] if len(names) == 1 else suite)
-        object.__setattr__(self, "corruptions", names)
+            settle(self, name=names[0] if len(names) == 1 else suite)
+        settle(self, corruptions=names)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """L(x', y), where the first half of x' is perturbed."""
@@ -74,7 +73,7 @@ class LabelSmoothing:
     name: str = "label_smoothing"
 
     def __post_init__(self) -> None:
-        check_number(self.smoothing, "smoothing", 0, 1)
+        settle(self, smoothing=check_number(self.smoothing, "smoothing", low=0, high=1))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """L(x, (1 - s) y + s / classes)."""
@@ -96,7 +95,7 @@ class Mixup:
     name: str = "mixup"
 
     def __post_init__(self) -> None:
-        check_positive(self.alpha, "alpha")
+        settle(self, alpha=check_number(self.alpha, "alpha", low=0, above=True))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """L(x~, y~) with x~ = l x_i + (1 - l) x_j and y~ likewise."""

@@ -22,11 +22,12 @@ import papermill
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from robustlib import paths, report, results
-from robustlib.checks import check_name
-from robustlib.parameters import PARAMETERS, coerce, declared, validated
-from robustlib.report import Outcome, duration
-from robustlib.store import Store
+from robustlib.core import paths
+from robustlib.core.checks import check_name
+from robustlib.core.store import Store
+from robustlib.study import report, results
+from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.study.report import Outcome, duration
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,3 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path | None = None) 
 
 def _short(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

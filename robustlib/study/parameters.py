@@ -21,10 +21,10 @@ from typing import Any
 import nbformat
 import yaml
 
-from robustlib import paths
-from robustlib.checks import check_name, check_nonempty, check_severity
+from robustlib.core import paths
+from robustlib.core.checks import check_name, check_nonempty, check_severity
+from robustlib.core.devices import pick_device
 from robustlib.data import DATASETS
-from robustlib.devices import pick_device
 
 Check = Callable[[Any], object]
 """Takes a value of the right type; raises `ValueError` if it is not allowed."""

@@ -16,13 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib import attacks
-from robustlib.checks import check_images, check_labels
+from robustlib.core.checks import (
+    check_ids,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    check_whole,
+)
+from robustlib.core.inference import device_of, evaluating
+from robustlib.core.randomness import Stream
+from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
-from robustlib.evaluation import evaluate, predict
+from robustlib.evaluation.accuracy import evaluate, predict
+from robustlib.models import Classifier
 from robustlib.perturbations import Attack
-from robustlib.randomness import Stream
-from robustlib.store import Store
-from robustlib.training import TrainedModel
 
 MASKED = "looks masked"
 NOT_MASKED = "no sign of masking"
@@ -34,7 +42,7 @@ _KEPT = 0.75  # of the accuracy that PGD leaves, what `strong` must leave, too
 
 
 def sanity_table(
-    models: Sequence[TrainedModel],
+    models: Sequence[Classifier],
     split: Split | StreamedSplit,
     *,
     eps: float,
@@ -50,8 +58,9 @@ def sanity_table(
     bounds are this project's choice.
 
     Args:
-        models: from `robustlib.training.train`. The examples that transfer to a model come from
-            the first other one; a single model goes without that check.
+        models: from `robustlib.training.train` or `robustlib.models.wrap`. The examples that
+            transfer to a model come from the first other one; a single model goes without that
+            check.
         split: the images; 200 take about a minute for a small network on two CPU cores.
         eps: Linf radius at which the robustness is judged, in (0, 0.5).
         store: where the results of the attacks are kept.
@@ -66,10 +75,8 @@ def sanity_table(
     Raises:
         ValueError: no models or images, or a bad radius.
     """
-    if not 0 < eps < _LARGE[-1]:
-        raise ValueError(f"eps must lie in (0, {_LARGE[-1]}) (pixels in [0, 1]), got {eps}.")
-    if not 0 <= slack < 1:
-        raise ValueError(f"slack must lie in [0, 1), got {slack}.")
+    eps = check_number(eps, "eps", low=0, high=0.49, above=True, unit="pixels in [0, 1]")
+    slack = check_number(slack, "slack", low=0, high=1)
     cells = [
         Attack("fgsm", eps),
         Attack("pgd", eps, steps=20, restarts=1),
@@ -109,7 +116,7 @@ def sanity_table(
             excess = value - reference if relation == "<=" else reference - value
             rows.append(
                 {
-                    "model": f"{trained.recipe}-{trained.seed}",
+                    "model": trained.name,
                     "check": check,
                     "value": float(value),
                     "expected": relation,
@@ -152,7 +159,7 @@ def loss_along_gradient(
     """Mean loss at x + t eps s, for s the sign of the loss's gradient at x and random signs.
 
     Args:
-        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes), in eval mode.
+        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes); used in eval mode.
         images: float32 (N, 3, H, W) in [0, 1].
         labels: int64 (N,).
         eps: Linf radius.
@@ -166,34 +173,37 @@ def loss_along_gradient(
     Raises:
         ValueError: bad images or labels, or too few points.
     """
-    check_images(images)
-    if points < 2 or not len(images):
-        raise ValueError(f"give at least one image and two points, got {len(images)}, {points}.")
-    ids = torch.arange(len(images)) if ids is None else ids
-    steps = torch.linspace(-1, 1, points).tolist()
-    frames = [
-        pd.DataFrame(
-            {
-                "direction": name,
-                "t": steps,
-                "loss": [
-                    _loss(model, (images + t * eps * signs).clamp(0, 1), labels).mean().item()
-                    for t in steps
-                ],
-            }
-        )
-        for name, signs in _directions(model, images, labels, ids, seed).items()
-    ]
+    images, points = check_images(images), check_whole(points, "points", low=2)
+    if not len(images):
+        raise ValueError("give at least one image.")
+    eps = check_number(eps, "eps", low=0, above=True, unit="pixels in [0, 1]")
+    ids = check_ids(ids, len(images))
+    labels = check_labels(labels, len(images)).to(images.device)
+    steps = np.linspace(-1, 1, points).tolist()
+    with evaluating(model):
+        frames = [
+            pd.DataFrame(
+                {
+                    "direction": name,
+                    "t": steps,
+                    "loss": [
+                        _loss(model, (images + t * eps * signs).clamp(0, 1), labels).mean().item()
+                        for t in steps
+                    ],
+                }
+            )
+            for name, signs in _directions(model, images, labels, ids, seed).items()
+        ]
     return pd.concat(frames, ignore_index=True)
 
 
 def _directions(
     model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int
 ) -> dict[str, Tensor]:
-    x = images.detach().clone().requires_grad_()
-    logits = model(x)
-    check_labels(labels, len(images), logits.shape[1])
-    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        logits = check_logits(model(x.clone()), len(x), labels)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
     drawn = Stream(seed, ids.to(images.device), "sanity direction").sign(images.shape[1:])
     return {"gradient": gradient.sign(), "random": drawn}
 
@@ -201,13 +211,13 @@ def _directions(
 @torch.no_grad()
 def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each image, in double precision: confident models lose little."""
-    return F.cross_entropy(model(images).double(), labels, reduction="none")
+    return F.cross_entropy(model(images.clone()).double(), labels, reduction="none")
 
 
 def _batches(
     model: nn.Module, split: Split | StreamedSplit
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     for start in range(0, len(split), 500):
         part = slice(start, start + 500)
         yield (
@@ -220,13 +230,14 @@ def _batches(
 def _rising(model: nn.Module, split: Split | StreamedSplit, eps: float, seed: int) -> float:
     """Share of images whose loss rises along the gradient, and more than along random signs."""
     rising = 0
-    for images, labels, ids in _batches(model, split):
-        ends = {
-            name: _loss(model, (images + eps * signs).clamp(0, 1), labels)
-            for name, signs in _directions(model, images, labels, ids, seed).items()
-        }
-        least = torch.maximum(_loss(model, images, labels), ends["random"])
-        rising += int((ends["gradient"] > least).sum())
+    with evaluating(model):
+        for images, labels, ids in _batches(model, split):
+            ends = {
+                name: _loss(model, (images + eps * signs).clamp(0, 1), labels)
+                for name, signs in _directions(model, images, labels, ids, seed).items()
+            }
+            least = torch.maximum(_loss(model, images, labels), ends["random"])
+            rising += int((ends["gradient"] > least).sum())
     return rising / len(split)
 
 

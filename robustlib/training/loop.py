@@ -16,15 +16,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from robustlib import models
-from robustlib.checks import check_name
+from robustlib import corruptions, models
+from robustlib.core import tensorfile
+from robustlib.core.checks import (
+    check_name,
+    check_nonempty,
+    check_number,
+    check_seed,
+    check_whole,
+    settle,
+)
+from robustlib.core.devices import pick_device, training_autocast, trains_in_bfloat16
+from robustlib.core.identity import fingerprint
+from robustlib.core.randomness import derive_seed
+from robustlib.core.store import Artifact, Store, digest_of
 from robustlib.data import Dataset, StreamedSplit
-from robustlib.devices import pick_device, training_autocast
-from robustlib.loading import Loader
-from robustlib.randomness import derive_seed
-from robustlib.recipes import AugMix, Batch, Recipe
-from robustlib.recipes.base import check_number, check_positive, check_whole
-from robustlib.store import Artifact, Store, code_digest, digest_of
+from robustlib.models import Classifier
+from robustlib.recipes import Batch, Recipe
+from robustlib.training.loading import Loader
 
 SCHEDULES = ("cosine", "step")
 _PULSE = 1.0  # seconds between looks at the loss, each of which waits for a GPU
@@ -70,14 +79,17 @@ class Budget:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        check_whole(self.epochs, "epochs")
-        check_whole(self.batch_size, "batch_size", 2)
-        check_positive(self.learning_rate, "learning_rate")
-        check_number(self.momentum, "momentum", 0, 1)
-        check_number(self.weight_decay, "weight_decay", 0)
-        check_number(self.warmup, "warmup", 0, 1)
         check_name(self.schedule, SCHEDULES, "schedule")
-        check_number(self.averaging, "averaging", 0, 1)
+        settle(
+            self,
+            epochs=check_whole(self.epochs, "epochs", low=1),
+            batch_size=check_whole(self.batch_size, "batch_size", low=2),
+            learning_rate=check_number(self.learning_rate, "learning_rate", low=0, above=True),
+            momentum=check_number(self.momentum, "momentum", low=0, high=1),
+            weight_decay=check_number(self.weight_decay, "weight_decay", low=0),
+            warmup=check_number(self.warmup, "warmup", low=0, high=1),
+            averaging=check_number(self.averaging, "averaging", low=0, high=1),
+        )
         if self.averaging == 1:
             raise ValueError("averaging must be below 1: at 1 the weights never change.")
 
@@ -93,15 +105,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(Classifier):
     """A trained classifier and where it came from.
 
     Attributes:
         recipe: name of its recipe.
         seed: training seed.
         architecture: name of its architecture.
-        digest: its identity in the store; evaluations are stored under it.
         model: in eval mode, on the device asked for.
+        digest: under what it is stored, and its evaluations with it.
+        weights: a hash of its weights and buffers.
         history: one row an epoch: epoch, steps, loss (mean over its batches), accuracy (of the
             training images as the loss saw them, against their clean labels), learning_rate (of
             its last step), images_per_second, seconds.
@@ -109,14 +122,25 @@ class TrainedModel:
         seconds: what training took when it was trained, interruptions left out.
     """
 
-    recipe: str
-    seed: int
-    architecture: str
     digest: str
-    model: nn.Module = field(repr=False)
+    weights: str = field(repr=False)
     history: list[dict[str, float]] = field(repr=False)
     from_store: bool
     seconds: float
+
+    def identity(self) -> str:
+        """`digest`.
+
+        Raises:
+            ValueError: the model's weights are no longer those that training gave.
+        """
+        if tensorfile.digest(self.model.state_dict()) != self.weights:
+            raise ValueError(
+                f"the weights of {self.name} have changed since it was trained, so its stored "
+                "results don't hold; hand it over as a model of your own: "
+                "robustlib.models.wrap(trained.model, name=...)."
+            )
+        return self.digest
 
 
 def train(
@@ -158,9 +182,11 @@ def train(
         StoreError: the store can't be written to, say on a full disk. What is stored is unharmed.
     """
     _check_recipes(recipes)
-    check_number(checkpoint_seconds, "checkpoint_seconds", 0)
+    checkpoint_seconds = check_number(checkpoint_seconds, "checkpoint_seconds", low=0)
     if workers is not None:
-        check_whole(workers, "workers", 0)
+        workers = check_whole(workers, "workers", low=0)
+    seeds = [check_seed(seed) for seed in seeds]
+    check_nonempty(seeds, "seeds")
     per_epoch = len(dataset.train) // budget.batch_size
     if not per_epoch:
         raise ValueError(
@@ -218,6 +244,7 @@ def train(
                     seed=seed,
                     architecture=architecture,
                     digest=artifact.digest,
+                    weights=tensorfile.digest(artifact.tensors),
                     model=channels_last(model, place).eval(),
                     history=artifact.record["history"],
                     from_store=artifact.from_store,
@@ -252,6 +279,7 @@ def epochs_of(trained: TrainedModel, store: Store) -> list[TrainedModel]:
                 trained,
                 recipe=f"{trained.recipe}, epoch {epoch}",
                 digest=artifact.digest,
+                weights=tensorfile.digest(artifact.tensors),
                 model=model,
                 history=history,
                 seconds=sum(row["seconds"] for row in history),
@@ -300,7 +328,7 @@ def _check_recipes(recipes: Sequence[Recipe]) -> None:
 def _data_key(dataset: Dataset) -> list[Any]:
     key: list[Any] = [list(dataset.classes), dataset.train.digest()]
     if isinstance(dataset.train, StreamedSplit):  # the digest is that of the files
-        key.append(code_digest("data"))
+        key.append(fingerprint(StreamedSplit.__getitem__))
     return key
 
 
@@ -312,19 +340,19 @@ def _model_key(
     seed: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    modules = ["models", "recipes", "training", "loading", "randomness", "devices"]
-    if getattr(recipe, "corruptions", ()) or isinstance(recipe, AugMix):
-        modules.append("corruptions")
+    named = getattr(recipe, "corruptions", None)
+    used = [corruptions.info(name) for name in named or ()]
+    # A recipe that doesn't say which corruptions it draws from depends on all.
+    code = fingerprint(recipe, *used, registries=named is None)
     return {
-        "recipe": type(recipe).__name__,
-        "hyperparameters": asdict(recipe),  # type: ignore[call-overload]
+        "recipe": code,
         "data": data,
         "architecture": architecture,
         "budget": asdict(budget),
         "seed": seed,
         "device": device.type,
-        "code": code_digest(*modules),
-        "torch": torch.__version__.split("+")[0],
+        "bfloat16": trains_in_bfloat16(device),
+        "code": fingerprint(_Run, _order, models.build, models.ARCHITECTURES[architecture]),
     }
 
 
@@ -482,8 +510,7 @@ def _fit(
     """Take the steps that are left."""
     shown = saved = time.perf_counter()
     while run.epoch < run.budget.epochs:
-        seed = derive_seed("order", run.seed, run.epoch)
-        order = torch.randperm(len(loader), generator=torch.Generator().manual_seed(seed))
+        order = _order(len(loader), run.seed, run.epoch)
         batches = order.split(run.budget.batch_size)[run.step : run.per_epoch]
         started = time.perf_counter() - run.seconds
         for images, labels, ids in loader.batches(batches):
@@ -506,6 +533,11 @@ def _fit(
         if keep_epochs:
             epoch_key = _epoch_key(digest_of(key), run.epoch)
             store.put("epochs", epoch_key, run.result(), {"history": run.history})
+
+
+def _order(images: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
+    return torch.randperm(images, generator=generator)
 
 
 def _postfix(row: dict[str, float]) -> dict[str, str]:

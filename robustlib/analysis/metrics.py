@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from robustlib.checks import check_name
-from robustlib.statistics import mean_interval
+from robustlib.analysis.statistics import mean_interval
+from robustlib.core.checks import check_name
+from robustlib.evaluation import check_comparable
 
 
 def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -19,6 +20,7 @@ def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
     Returns a frame with one row for each recipe and one column for each perturbation, "clean"
     included, both in their order of appearance.
     """
+    check_comparable(table)
     return table.pivot_table(
         index="recipe", columns="perturbation", values="accuracy", aggfunc="mean", sort=False
     ).rename_axis(index=None, columns=None)
@@ -33,6 +35,7 @@ def accuracy_by_seed(table: pd.DataFrame) -> pd.DataFrame:
     Returns a frame with one row for each (recipe, training_seed) and one column for each
     perturbation, "clean" included.
     """
+    check_comparable(table)
     return table.pivot_table(
         index=["recipe", "training_seed"],
         columns="perturbation",
@@ -49,7 +52,7 @@ def accuracy_with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
 
     Returns one row for each (recipe, perturbation): accuracy, low, high (NaN with one seed; see
-    `robustlib.statistics.mean_interval`), seeds; and n, the images.
+    `robustlib.analysis.statistics.mean_interval`), seeds; and n, the images.
     """
     images = table.groupby(["recipe", "perturbation"])["n"].first()
     rows = []

@@ -6,25 +6,22 @@ including the code that made it.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from robustlib import paths, tensorfile
+from robustlib.core import paths, tensorfile
 
 
 class StoreError(ValueError):
-    """The store's folder can't be used, or is full."""
+    """The store's folder or a file in it can't be used, or the disk is full."""
 
 
 class DamagedArtifactWarning(UserWarning):
@@ -55,7 +52,7 @@ class Store:
     """A folder of artifacts, `<root>/<kind>/<digest>.safetensors`.
 
     Args:
-        root: the folder; default `robustlib.paths.store_dir()`. It is made if missing.
+        root: the folder; default `robustlib.core.paths.store_dir()`. It is made if missing.
 
     Raises:
         StoreError: the folder can't be made or written to.
@@ -87,6 +84,11 @@ class Store:
             tensors, texts = tensorfile.read(path)
         except FileNotFoundError:  # removed by another process just now
             return None
+        except PermissionError as error:
+            raise StoreError(
+                f"the stored artifact {path} may not be read ({error.strerror}): ask its owner for "
+                "chmod a+r, or name another store with the variable ROBUSTLIB_STORE."
+            ) from error
         except tensorfile.DamagedFileError as error:
             warnings.warn(
                 f"stored artifact {path.name} ({kind}) is damaged and is built again: {error}",
@@ -140,23 +142,3 @@ def _canonical(value: Mapping[str, Any]) -> str:
 def digest_of(key: Mapping[str, Any]) -> str:
     """A hash of `key` (JSON-compatible; the order of its entries doesn't matter), 32 hex digits."""
     return hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]
-
-
-@cache
-def code_digest(*modules: str) -> str:
-    """A hash of the source of these modules of `robustlib`, such as "training" or "corruptions".
-
-    A package stands for all its modules. Comments and layout don't count.
-    """
-    digest = hashlib.sha256()
-    for module in modules:
-        entry = resources.files("robustlib") / module
-        if entry.is_dir():
-            sources = sorted(
-                (f for f in entry.iterdir() if f.name.endswith(".py")), key=lambda f: f.name
-            )
-        else:
-            sources = [resources.files("robustlib") / f"{module}.py"]
-        for source in sources:
-            digest.update(ast.unparse(ast.parse(source.read_text("utf-8"))).encode())
-    return digest.hexdigest()[:16]

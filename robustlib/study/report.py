@@ -27,7 +27,7 @@ from nbconvert.preprocessors import Preprocessor
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from robustlib import paths
+from robustlib.core import paths
 
 FACTS = ("date", "commit", "processor", "memory", "gpu", "system", "python", "packages")
 """What `provenance` can tell, in the order of the index (files keep it sorted by name)."""
@@ -216,7 +216,7 @@ class _Exporter(HTMLExporter):
 
 
 def _body(notebook: nbformat.NotebookNode, folder: Path) -> str:
-    quiet = logging.getLogger("robustlib.report.nbconvert")
+    quiet = logging.getLogger("robustlib.study.report.nbconvert")
     quiet.setLevel(logging.ERROR)
     exporter = _Exporter(raw_template=_TEMPLATE, log=quiet)
     exporter.register_preprocessor(_DropErrorMarkers, enabled=True)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from robustlib.checks import check_name
-from robustlib.statistics import resampled_accuracies
+from robustlib.analysis.statistics import resampled_accuracies
+from robustlib.core.checks import check_name
 
 NORMALISATIONS = ("ratio", "raw")
 MIN_GAIN = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,13 +40,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -
     header = {**texts, "sha256": digest(stored, texts)}
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_stale(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # unlike tempfile's, readable as the umask says
             file.write(save(stored, metadata=header))
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -64,13 +64,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        PermissionError: it may not be read.
         DamagedFileError: the file is unreadable, or its checksum does not match.
     """
     try:
         with safe_open(path, framework="pt") as file:
             texts = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(str(error)) from error

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from robustlib.checks import check_name
+from robustlib.core.checks import check_name
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -23,16 +23,19 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def training_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 autocast where the hardware multiplies bfloat16 matrices, else a no-op.
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself multiplies bfloat16 matrices, so that training uses them.
 
     That is: GPUs that support it, and CPUs with AMX (2.5 to 4 times faster than float32 there) or
     with AVX512-BF16 (1.3 times).
     Only training runs under it; every evaluation and attack is float32.
     """
     if device.type == "cuda":
-        enabled = torch.cuda.is_bf16_supported()
-    else:
-        can = torch.cpu.get_capabilities()
-        enabled = bool(can.get("amx_bf16") or can.get("avx512_bf16"))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+
+
+def training_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 autocast where `trains_in_bfloat16`, else a no-op."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(device))

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robustlib.statistics import wilson_interval
+from robustlib.analysis.statistics import wilson_interval
 
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX*<>"

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from robustlib import paths
+from robustlib.core import paths
 
 PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
 

@@ -1,0 +1,123 @@
+"""Asking a model for its outputs without leaving a trace on it: for evaluations and attacks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.core.checks import check_logits, check_module
+
+
+class TrainModeWarning(UserWarning):
+    """A model was handed over in train mode; it is used in eval mode."""
+
+
+class ProbabilityWarning(UserWarning):
+    """A model's outputs look like probabilities, where attacks need logits."""
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter or buffer of `model` lies; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients to parameters, float32 throughout; all restored afterwards.
+
+    Buffers come back as they were, also where the model changes them in eval mode. Float32 means:
+    no autocast, and no TF32 in convolutions and matrix products on a GPU.
+
+    Raises:
+        ValueError: `model` is no `torch.nn.Module`, or was built under `torch.inference_mode`.
+
+    Warns:
+        TrainModeWarning: the model was in train mode.
+    """
+    check_module(model)
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model was built under torch.inference_mode, so that nothing can be "
+            "differentiated through it; build or load it outside."
+        )
+    if model.training:
+        warnings.warn(
+            "the model is in train mode; it is used in eval mode.", TrainModeWarning, stacklevel=4
+        )
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.eval().requires_grad_(False)
+    try:
+        with torch.autocast(device_of(model).type, enabled=False), _full_precision():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, flag in wanted.items():
+            parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    switches: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """bool (N,): the largest of (N, classes) logits is the label's; never if one isn't finite."""
+    return logits.argmax(1).eq(labels) & logits.isfinite().all(1)
+
+
+def look_over(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """See from a few images whether `model` is a classifier that can be evaluated.
+
+    Args:
+        model: to be asked in `evaluating`.
+        images: float32 (n, 3, H, W) in [0, 1], at least one.
+        labels: int64, those of all images.
+
+    Raises:
+        ValueError: the output isn't finite logits (n, classes) with a class for each label.
+
+    Warns:
+        ProbabilityWarning: the outputs look like probabilities.
+    """
+    with torch.no_grad():
+        logits = check_logits(model(images.clone()), len(images), labels)
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the model's outputs aren't finite on the first images; for classes that are ruled "
+            "out give a large negative logit, not minus infinity."
+        )
+    warn_of_probabilities(logits)
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn with `ProbabilityWarning` if each row of (N, classes) is a distribution."""
+    if len(logits) and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.warn(
+            "the model's outputs look like probabilities, not logits. Accuracies don't suffer, but "
+            "attacks on the cross-entropy (fgsm, pgd, pgd_least_likely, mi_fgsm, apgd_ce, ddn) and "
+            "on margins (cw, apgd_dlr, deepfool, square) are weaker for it and overstate "
+            "robustness; take the softmax out of the model.",
+            ProbabilityWarning,
+            stacklevel=4,
+        )

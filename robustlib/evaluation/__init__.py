@@ -1,0 +1,31 @@
+"""Evaluation: one long table of accuracies, with per-image results; is robustness real?"""
+
+from robustlib.evaluation.accuracy import (
+    COLUMNS,
+    Evaluation,
+    accuracy_against_radius,
+    check_comparable,
+    evaluate,
+    predict,
+)
+from robustlib.evaluation.sanity import (
+    MASKED,
+    NOT_MASKED,
+    loss_along_gradient,
+    masking_verdict,
+    sanity_table,
+)
+
+__all__ = [
+    "COLUMNS",
+    "MASKED",
+    "NOT_MASKED",
+    "Evaluation",
+    "accuracy_against_radius",
+    "check_comparable",
+    "evaluate",
+    "loss_along_gradient",
+    "masking_verdict",
+    "predict",
+    "sanity_table",
+]

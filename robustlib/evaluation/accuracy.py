@@ -1,0 +1,440 @@
+"""Evaluation of models under perturbations into one long table, with per-image correctness."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustlib import attacks
+from robustlib.core.checks import check_nonempty, check_number, check_seed, check_whole
+from robustlib.core.identity import fingerprint
+from robustlib.core.inference import device_of, evaluating, look_over, right
+from robustlib.core.store import Store
+from robustlib.data import Split, StreamedSplit
+from robustlib.models import Classifier
+from robustlib.perturbations import Attack, Clean, Perturbation
+
+COLUMNS = (
+    "model",
+    "recipe",
+    "architecture",
+    "training_seed",
+    "perturbation",
+    "family",
+    "severity",
+    "eps",
+    "accuracy",
+    "n",
+    "norm",
+    "options",
+)
+DETAILS = ("clean_correct", "robust_correct", "norm", "steps")
+
+
+def check_comparable(table: pd.DataFrame) -> None:
+    """Raise `ValueError` unless rows of one perturbation differ in model and severity only.
+
+    An average over severities and training seeds is one of like with like only if each
+    perturbation stands for one thing (one attack at one radius, computed or from files), once at
+    each severity for each model, at the same severities and on as many images for all models; and
+    if a recipe's seeds saw the same perturbations. table: with the columns `COLUMNS`.
+    """
+    for name, rows in table.groupby("perturbation", sort=False):
+        told_apart = [column for column in ("eps", "norm", "options") if column in rows]
+        kinds = rows[told_apart].fillna("").drop_duplicates()
+        if len(kinds) > 1:
+            apart = "; ".join(
+                ", ".join(f"{c} {v}" for c, v in zip(told_apart, kind, strict=True) if str(v))
+                for kind in kinds.astype(str).to_numpy().tolist()
+            )
+            raise ValueError(
+                f"{name!r} stands for {len(kinds)} different perturbations ({apart}); give each a "
+                "label of its own, such as Attack(..., label='pgd 2/255'), or average one at a "
+                "time."
+            )
+        by_model = rows.groupby(["recipe", "training_seed"], sort=False)
+        severities = {model: sorted(part["severity"]) for model, part in by_model}
+        first = next(iter(severities.values()))
+        if len(set(first)) < len(first):
+            raise ValueError(
+                f"{name!r} stands more than once in the table for one model and severity; was it "
+                "joined from two evaluations? Drop the rows that repeat."
+            )
+        unlike = {model: found for model, found in severities.items() if found != first}
+        if unlike:
+            (recipe, seed), found = next(iter(unlike.items()))
+            raise ValueError(
+                f"{name!r} was not tested at the same severities: {found} for {recipe!r}, seed "
+                f"{seed}, but {first} for others. Evaluate all models at the same ones."
+            )
+        if rows["n"].nunique() > 1:
+            raise ValueError(
+                f"{name!r} was tested on different numbers of images, "
+                f"{sorted(rows['n'].unique())}; evaluate all models on the same ones."
+            )
+    for recipe, rows in table.groupby("recipe", sort=False):
+        seen = {s: set(part["perturbation"]) for s, part in rows.groupby("training_seed")}
+        for seed, names in seen.items():
+            missing = sorted(set().union(*seen.values()) - names)
+            if missing:
+                raise ValueError(
+                    f"recipe {recipe!r}, seed {seed}, was not evaluated under "
+                    f"{', '.join(missing)}, as its other seeds were; evaluate it, or leave the "
+                    "perturbation or the seed out."
+                )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What models got right.
+
+    Attributes:
+        table: one row for each (model, perturbation) with the columns `COLUMNS`: model (recipe
+            and seed), recipe, architecture, training_seed, perturbation (its label), family,
+            severity (0 where it doesn't apply), eps (0 likewise; infinite for any radius),
+            accuracy (0 to 1), n (images), norm (what eps is measured in, "Linf" or "L2"; "" where
+            it doesn't apply), options (those that were given, in words).
+        correct: bool (rows, n), whether each image was classified correctly; images in the order
+            of the split. For attacks: correct both clean and attacked.
+        computed: rows that were computed now; the others came from the store.
+        attacked: for the rows of attacks, by position, what `details` returns.
+    """
+
+    table: pd.DataFrame
+    correct: np.ndarray = field(repr=False)
+    computed: int
+    attacked: Mapping[int, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def details(self, model: str, attack: str) -> pd.DataFrame:
+        """What an attack did to each image, one row an image, for each radius in turn.
+
+        Args:
+            model: as in the table's column model, such as "mtlat-0".
+            attack: as in its column perturbation.
+
+        Returns a frame with the columns eps; image, the position in the split; and, as in
+        `robustlib.attacks.AttackResult`, clean_correct, robust_correct, norm and steps.
+
+        Raises:
+            ValueError: the model was not evaluated under that attack.
+        """
+        rows = (self.table["model"] == model) & (self.table["perturbation"] == attack)
+        found = [
+            self.attacked[row].assign(eps=self.table["eps"].iloc[row])
+            for row in np.flatnonzero(rows).tolist()
+            if row in self.attacked
+        ]
+        if not found:
+            known = sorted({self.table["perturbation"].iloc[row] for row in self.attacked})
+            raise ValueError(
+                f"model {model!r} was not evaluated under an attack {attack!r}; models: "
+                f"{', '.join(self.table['model'].unique())}; attacks: {', '.join(known) or 'none'}."
+            )
+        columns = ["eps", "image", *DETAILS]
+        return pd.concat(found, ignore_index=True)[columns]
+
+    def per_image(self, recipes: Sequence[str], perturbations: Sequence[str]) -> np.ndarray:
+        """Correctness averaged over severities and training seeds, as the statistics need it.
+
+        Returns float64 (recipes, perturbations, n) in [0, 1]. Its mean over the last axis is the
+        accuracy A_m(c).
+
+        Raises:
+            ValueError: a pair that was not evaluated, or rows that can't be averaged (see
+            `check_comparable`).
+        """
+        rows = self.table.reset_index(drop=True).groupby(["recipe", "perturbation"]).indices
+        missing = [(r, p) for r in recipes for p in perturbations if (r, p) not in rows]
+        if missing:
+            raise ValueError(f"not evaluated (recipe, perturbation): {missing}.")
+        chosen = self.table["recipe"].isin(recipes) & self.table["perturbation"].isin(perturbations)
+        check_comparable(self.table[chosen])
+        return np.stack(
+            [
+                np.stack([self.correct[rows[recipe, name]].mean(axis=0) for name in perturbations])
+                for recipe in recipes
+            ]
+        )
+
+
+def evaluate(
+    models: Sequence[Classifier],
+    split: Split | StreamedSplit,
+    perturbations: Iterable[Perturbation],
+    *,
+    store: Store,
+    seed: int = 0,
+    batch_size: int = 500,
+    progress: bool = True,
+) -> Evaluation:
+    """Accuracy of every model under every perturbation (clean images are always included).
+
+    Each corrupted set is made once and shown to all models. Results are kept in the store, one
+    for each (model, perturbation, data, seed). Computes in float32 and in eval mode, and leaves
+    the models as they were. Outputs that aren't finite count as wrong.
+
+    Args:
+        models: from `robustlib.training.train`, or your own from `robustlib.models.wrap`.
+        split: the images, for example `dataset.test`.
+        perturbations: what to evaluate under.
+        store: where results are kept.
+        seed: source of the perturbations' randomness.
+        batch_size: images at a time; it doesn't change the perturbations.
+        progress: show a progress bar on standard output.
+
+    Raises:
+        ValueError: no models, something else than models, two models of one name, an empty split,
+            or a model whose outputs for the first images aren't finite logits with a class for
+            each label.
+
+    Warns:
+        TrainModeWarning: a model was in train mode.
+        ProbabilityWarning: the outputs of a model look like probabilities.
+    """
+    _check_models(models)
+    if not len(split):
+        raise ValueError("nothing to evaluate: the split holds no image.")
+    seed, batch_size = check_seed(seed), check_whole(batch_size, "batch_size", low=1)
+    cells: list[Perturbation] = list(dict.fromkeys([Clean(), *perturbations]))
+    identities = [classifier.identity() for classifier in models]
+    data = split.digest()
+    rows: list[dict[str, Any]] = []
+    correct: list[np.ndarray] = []
+    attacked: dict[int, pd.DataFrame] = {}
+    computed = 0
+    with tqdm(
+        total=len(cells) * len(models),
+        unit="cell",
+        mininterval=1.0,
+        file=sys.stdout,
+        disable=not progress,
+    ) as bar:
+        for perturbation in cells:
+            bar.set_description(perturbation.label, refresh=False)
+            shared_key = _key(perturbation, split, data, seed, device_of(models[0].model).type)
+            keys = [{"model": identity, **shared_key} for identity in identities]
+            found = [store.find("evaluations", key) for key in keys]
+            missing = [index for index, artifact in enumerate(found) if artifact is None]
+            fresh = _outcomes(
+                [models[index] for index in missing], split, perturbation, seed, batch_size
+            )
+            for index, values in zip(missing, fresh, strict=True):
+                found[index] = store.put("evaluations", keys[index], values, {})
+            computed += len(missing)
+            for classifier, artifact in zip(models, found, strict=True):
+                assert artifact is not None
+                values_right = artifact.tensors["correct"].numpy()
+                if isinstance(perturbation, Attack):
+                    attacked[len(rows)] = _details(artifact.tensors)
+                rows.append(_row(classifier, perturbation, values_right))
+                correct.append(values_right)
+            bar.update(len(models))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Evaluation(table, np.stack(correct), computed, attacked)
+
+
+def accuracy_against_radius(
+    models: Sequence[Classifier],
+    split: Split | StreamedSplit,
+    names: Sequence[str],
+    radii: Sequence[float],
+    *,
+    store: Store,
+    seed: int = 0,
+    batch_size: int = 500,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Accuracy under attacks at each of several radii.
+
+    An attack within a radius is run at each. A minimal attack is run once, for the norms of its
+    perturbations give the accuracy at any radius. A curve that doesn't fall, or that stays above
+    zero at large radii, is a sign of a failing attack.
+
+    Args:
+        models: from `robustlib.training.train`, or your own from `robustlib.models.wrap`.
+        split: the images.
+        names: attacks.
+        radii: positive, each in the norm of the attack; different attacks may need different ones.
+        store: where results are kept.
+        seed: as in `evaluate`, like the next.
+        batch_size: images at a time.
+        progress: show a progress bar on standard output.
+
+    Returns a frame with one row for each (model, attack, radius), radius 0 included, which is the
+    clean accuracy, and the columns model, recipe, training_seed, attack, norm, eps, accuracy, n.
+
+    Raises:
+        ValueError: no models, images, attacks or radii, or a bad radius.
+        UnknownNameError: unknown attack.
+    """
+    check_nonempty(names, "names")
+    check_nonempty(radii, "radii")
+    radii = [check_number(eps, "a radius", low=0, above=True) for eps in radii]
+    for name in names:
+        for eps in radii:
+            Attack(name, eps)
+    cells = [
+        Attack(name, eps)
+        for name in names
+        for eps in ((None,) if attacks.info(name).minimal else radii)
+    ]
+    result = evaluate(
+        models, split, cells, store=store, seed=seed, batch_size=batch_size, progress=progress
+    )
+    rows = []
+    for classifier in models:
+        about: dict[str, Any] = {"model": classifier.name, "recipe": classifier.recipe}
+        about["training_seed"] = classifier.seed
+        for name in names:
+            details = result.details(classifier.name, name)
+            clean = details[details["eps"] == details["eps"].iloc[0]]["clean_correct"]
+            about |= {"attack": name, "norm": attacks.info(name).norm}
+            rows.append({**about, "eps": 0.0, "accuracy": clean.mean(), "n": len(split)})
+            for eps in radii:
+                if attacks.info(name).minimal:
+                    beaten = ~details["robust_correct"] & (details["norm"] <= eps)
+                    right = details["clean_correct"] & ~beaten
+                else:
+                    right = details[details["eps"] == eps]["robust_correct"]
+                rows.append({**about, "eps": eps, "accuracy": right.mean(), "n": len(split)})
+    return pd.DataFrame(rows)
+
+
+def _details(tensors: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The per-image results of an attack, from what the store keeps."""
+    values = {**tensors, "robust_correct": tensors["correct"]}
+    frame = pd.DataFrame({name: values[name].numpy() for name in DETAILS})
+    return frame.assign(image=range(len(frame)))
+
+
+def _row(classifier: Classifier, perturbation: Perturbation, correct: np.ndarray) -> dict[str, Any]:
+    return {
+        "model": classifier.name,
+        "recipe": classifier.recipe,
+        "architecture": classifier.architecture,
+        "training_seed": classifier.seed,
+        "perturbation": perturbation.label,
+        "family": perturbation.family,
+        "severity": perturbation.severity,
+        "eps": _radius(perturbation),
+        "accuracy": float(correct.mean()),
+        "n": len(correct),
+        "norm": perturbation.norm if isinstance(perturbation, Attack) else "",
+        "options": str(getattr(perturbation, "options", "")),
+    }
+
+
+def _radius(perturbation: Perturbation) -> float:
+    if not isinstance(perturbation, Attack):
+        return 0.0
+    return math.inf if perturbation.eps is None else perturbation.eps
+
+
+def _key(
+    perturbation: Perturbation, split: Split | StreamedSplit, data: str, seed: int, device: str
+) -> dict[str, Any]:
+    """What determines the evaluation of a model, apart from the model."""
+    own: Any = perturbation.key() if hasattr(perturbation, "key") else fingerprint(perturbation)
+    code = fingerprint(_outcome, type(perturbation).apply, type(split).float_images)
+    return {"perturbation": own, "data": data, "seed": seed, "code": code, "device": device}
+
+
+def _check_models(models: Sequence[Classifier]) -> None:
+    if not len(models):
+        raise ValueError("nothing to evaluate: give at least one model.")
+    for model in models:
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                f"a model must come from robustlib.training.train or robustlib.models.wrap, got "
+                f"{type(model).__name__}; wrap a network: models.wrap(network, name='mine')."
+            )
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"several models are called {', '.join(twice)}: their results could not be told "
+            "apart. Give each its own name, or another seed."
+        )
+
+
+def _outcomes(
+    models: Sequence[Classifier],
+    split: Split | StreamedSplit,
+    perturbation: Perturbation,
+    seed: int,
+    batch_size: int,
+) -> list[dict[str, Tensor]]:
+    """For each model what the store keeps, (N,) on the CPU: see `_outcome`."""
+    results: list[list[dict[str, Tensor]]] = [[] for _ in models]
+    with ExitStack() as modes:
+        for classifier in models:
+            modes.enter_context(evaluating(classifier.model))
+        for start in range(0, len(split), batch_size) if models else ():
+            part = slice(start, start + batch_size)
+            images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
+            shared: dict[torch.device, Tensor] = {}
+            for classifier, result in zip(models, results, strict=True):
+                place = device_of(classifier.model)
+                if start == 0:
+                    few = images[:8].to(place)
+                    look_over(classifier.model, few, split.labels)
+                batch = (images.to(place), labels.to(place), ids.to(place))
+                if not perturbation.needs_model and place not in shared:
+                    shared[place] = perturbation.apply(*batch, None, seed)
+                result.append(
+                    _outcome(classifier.model, perturbation, *batch, seed, shared.get(place))
+                )
+    return [
+        {name: torch.cat([batch[name] for batch in result]).cpu() for name in result[0]}
+        for result in results
+    ]
+
+
+def _outcome(
+    model: nn.Module,
+    perturbation: Perturbation,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    seed: int,
+    perturbed: Tensor | None,
+) -> dict[str, Tensor]:
+    """What a model makes of a batch under a perturbation, each (N,).
+
+    "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
+    "steps", as in `robustlib.attacks.AttackResult`. perturbed: the images, if they don't depend
+    on the model.
+    """
+    if isinstance(perturbation, Attack):
+        attacked = perturbation.run(images, labels, ids, model, seed)
+        return {
+            "correct": attacked.robust_correct,
+            "clean_correct": attacked.clean_correct,
+            "norm": attacked.norm,
+            "steps": attacked.steps,
+        }
+    if perturbed is None:
+        perturbed = perturbation.apply(images, labels, ids, model, seed)
+    return {"correct": right(_logits(model, perturbed), labels)}
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    # The clone is the model's to write to.
+    with torch.inference_mode():
+        return model(images.clone(memory_format=torch.channels_last))
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Predicted classes, int64 (N,), of float32 images (N, 3, H, W) in [0, 1]; in eval mode."""
+    with evaluating(model):
+        return _logits(model, images).argmax(1)

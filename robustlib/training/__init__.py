@@ -1,0 +1,25 @@
+"""Training: one loop for all recipes, resumable, its models found again in the store."""
+
+from robustlib.training.loading import Loader
+from robustlib.training.loop import (
+    Budget,
+    TrainedModel,
+    TrainingDivergedError,
+    channels_last,
+    epochs_of,
+    flip_and_shift,
+    overview,
+    train,
+)
+
+__all__ = [
+    "Budget",
+    "Loader",
+    "TrainedModel",
+    "TrainingDivergedError",
+    "channels_last",
+    "epochs_of",
+    "flip_and_shift",
+    "overview",
+    "train",
+]
