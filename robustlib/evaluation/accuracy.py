@@ -54,8 +54,8 @@ def check_comparable(table: pd.DataFrame) -> None:
         kinds = rows[told_apart].fillna("").drop_duplicates()
         if len(kinds) > 1:
             apart = "; ".join(
-                ", ".join(f"{c} {v}" for c, v in zip(told_apart, kind, strict=True) if str(v))
-                for kind in kinds.astype(str).to_numpy().tolist()
+                " ".join(f"{column}={kind[column]}" for column in told_apart if kind[column] != "")
+                for _, kind in kinds.iterrows()
             )
             raise ValueError(
                 f"{name!r} stands for {len(kinds)} different perturbations ({apart}); give each a "

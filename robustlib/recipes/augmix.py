@@ -26,7 +26,7 @@ class AugMix:
     translate are weak forms of corruptions of Laugros et al. Unlike the authors' code, pixels
     aren't rounded to bytes between operations (equalize reads them as bytes), an operation's
     amount is drawn anew for each image at each place, and the crop and flip before are those of
-    `robustlib.training.flip_and_shift`.
+    the training loop (`Budget.augmentation`).
 
     Attributes:
         severity: largest level of an operation, 0.1 to 10; 3 in the authors' code.

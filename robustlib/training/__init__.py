@@ -1,5 +1,6 @@
 """Training: one loop for all recipes, resumable, its models found again in the store."""
 
+from robustlib.training.augmentation import AUGMENTATIONS, flip_and_shift
 from robustlib.training.loading import Loader
 from robustlib.training.loop import (
     Budget,
@@ -7,12 +8,12 @@ from robustlib.training.loop import (
     TrainingDivergedError,
     channels_last,
     epochs_of,
-    flip_and_shift,
     overview,
     train,
 )
 
 __all__ = [
+    "AUGMENTATIONS",
     "Budget",
     "Loader",
     "TrainedModel",

@@ -33,6 +33,7 @@ from robustlib.core.store import Artifact, Store, digest_of
 from robustlib.data import Dataset, StreamedSplit
 from robustlib.models import Classifier
 from robustlib.recipes import Batch, Recipe
+from robustlib.training.augmentation import AUGMENTATIONS
 from robustlib.training.loading import Loader
 
 SCHEDULES = ("cosine", "step")
@@ -66,6 +67,9 @@ class Budget:
             after k steps, so that the initial weights are forgotten.
         compile: pass the network through torch.compile, which needs a C++ compiler on a CPU and
             changes results by rounding.
+        augmentation: random views of the images, before all that a recipe does: one of
+            `robustlib.training.AUGMENTATIONS`, "none", "shift", "flip_and_shift" or
+            "resized_crop".
     """
 
     epochs: int
@@ -77,9 +81,11 @@ class Budget:
     schedule: str = "cosine"
     averaging: float = 0.0
     compile: bool = False
+    augmentation: str = "flip_and_shift"
 
     def __post_init__(self) -> None:
         check_name(self.schedule, SCHEDULES, "schedule")
+        check_name(self.augmentation, AUGMENTATIONS, "augmentation")
         settle(
             self,
             epochs=check_whole(self.epochs, "epochs", low=1),
@@ -352,7 +358,10 @@ def _model_key(
         "seed": seed,
         "device": device.type,
         "bfloat16": trains_in_bfloat16(device),
-        "code": fingerprint(_Run, _order, models.build, models.ARCHITECTURES[architecture]),
+        "code": fingerprint(
+            *(_Run, _order, models.build, models.ARCHITECTURES[architecture]),
+            AUGMENTATIONS[budget.augmentation],
+        ),
     }
 
 
@@ -410,7 +419,8 @@ class _Run:
     def take_step(self, images: Tensor, labels: Tensor, ids: Tensor) -> None:
         """images: uint8 (N, 3, H, W)."""
         seed = derive_seed("batch", self.seed, self.epoch, self.step)
-        pixels = flip_and_shift(images, seed=seed).to(torch.float32) / 255.0
+        views = AUGMENTATIONS[self.budget.augmentation](images, seed=seed)
+        pixels = views.to(torch.float32) / 255.0
         batch = Batch(pixels, labels, ids, self.classes, seed)
         for group in self.optimiser.param_groups:
             group["lr"] = self.budget.rate(self.steps_taken, self.steps)
@@ -559,35 +569,3 @@ def compiled(model: nn.Module) -> nn.Module:
 
     functorch.donated_buffer = False  # else the attack of TLAT, which keeps the graph, raises
     return torch.compile(model)  # type: ignore[return-value]
-
-
-def flip_and_shift(images: Tensor, *, seed: int) -> Tensor:
-    """The base augmentation of every recipe: random horizontal flips and shifts.
-
-    Each image is mirrored with probability 1/2 and moved by up to an eighth of its side on both
-    axes, edges reflected (He et al. 2016 pad with zeros; reflection is this project's choice).
-
-    Args:
-        images: (N, 3, H, W), float32 or uint8.
-        seed: source of the draws.
-
-    Returns the same type, (N, 3, H, W), channels last.
-    """
-    count, _, height, width = images.shape
-    generator = torch.Generator().manual_seed(derive_seed("flip_and_shift", seed))
-    rows = _source_index(count, height, False, generator).to(images.device)
-    columns = _source_index(count, width, True, generator).to(images.device)
-    picture = torch.arange(count, device=images.device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
-
-
-def _source_index(count: int, side: int, flip: bool, generator: torch.Generator) -> Tensor:
-    reach = side // 8
-    shift = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
-    index = torch.arange(side) + shift
-    index = side - 1 - (side - 1 - index.abs()).abs()  # reflected at both edges
-    if flip:
-        flipped = torch.randint(2, (count, 1), generator=generator).bool()
-        index = torch.where(flipped, side - 1 - index, index)
-    return index
