@@ -163,7 +163,7 @@ def test_accuracy_against_radius(name, radii, tiny, trained, store) -> None:
 
 
 def test_bad_curves(tiny, trained, store) -> None:
-    with pytest.raises(ValueError, match="eps"):
+    with pytest.raises(ValueError, match="a radius must be a number above 0"):
         accuracy_against_radius(trained, tiny.test, ["fgsm"], [0.0], store=store)
     with pytest.raises(ValueError, match="'ddn'"):
         accuracy_against_radius(trained, tiny.test, ["dnn"], [0.1], store=store)

@@ -441,18 +441,18 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Mixup(alpha=0), "positive"),
-        (lambda: FGSM(eps=-0.1), r"\[0, 0.5\]"),
+        (lambda: Mixup(alpha=0), "alpha must be a number above 0"),
+        (lambda: FGSM(eps=-0.1), "eps must be a number from 0 to 0.5"),
         (lambda: TLAT(eps=8), r"8/255"),
-        (lambda: MTLAT(label_weight=1.5), "label_weight must be a number from 0 to 1"),
-        (lambda: FGSM(eps=float("nan")), r"\[0, 0.5\]"),
+        (lambda: MTLAT(label_weight=1.5), "label_weight.*must be a number from 0 to 1"),
+        (lambda: FGSM(eps=float("nan")), "eps must be a number from 0 to 0.5"),
         (lambda: FGSM(share=1.5), "share must be a number from 0 to 1"),
         (lambda: FGSM(radius="random"), "unknown radius"),
-        (lambda: FGSM(eps="8/255"), "eps must lie"),
+        (lambda: FGSM(eps="8/x"), "eps must be a number"),
         (lambda: PGD(steps=0), "steps must be an integer of at least 1"),
         (lambda: PGD(batch_norm="off"), "unknown batch_norm"),
         (lambda: TLAT(target="random"), "unknown target"),
-        (lambda: TLAT(label_weight="eps"), "Did you mean|Allowed: radius"),
+        (lambda: TLAT(label_weight="eps"), 'label_weight, if not "radius"'),
         (lambda: TLAT(loss_weights=(0, 0)), "not both 0"),
         (lambda: TLAT(loss_weights=(1, -1)), "not both 0|loss weight"),
         (lambda: MTLAT(alpha=float("inf")), "alpha must be a number"),
@@ -473,3 +473,18 @@ def test_bad_hyperparameters(build: object, message: str) -> None:
 def test_unknown_corruption() -> None:
     with pytest.raises(UnknownNameError, match="contrast"):
         Augmented(("contarst",))
+
+
+def test_hyperparameters_of_other_types_become_plain_numbers() -> None:
+    recipe = MTLAT(eps="8/255", alpha=np.float32(0.5), label_weight="1/5")
+    assert (recipe.eps, recipe.alpha, recipe.label_weight) == (8 / 255, 0.5, 0.2)
+    assert recipe == MTLAT(eps=8 / 255, alpha=0.5, label_weight=0.2)
+    assert type(PGD(steps=np.int64(3)).steps) is type(PGD(steps=3.0).steps) is int
+
+
+def test_pixels_of_augmix_are_float32_under_autocast() -> None:
+    images = torch.rand(6, 3, 16, 16)
+    plain = AugMix().mixture(images, np.random.default_rng(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = AugMix().mixture(images, np.random.default_rng(0))
+    assert torch.equal(mixed, plain)

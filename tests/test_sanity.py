@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +15,7 @@ from robustlib.evaluation.sanity import (
     masking_verdict,
     sanity_table,
 )
-from robustlib.training import TrainedModel
+from robustlib.models import Classifier, wrap
 
 # The tiny images' brightest channel leads by 100 / 255 on average, less than 2 EPS.
 EPS = 0.25
@@ -58,19 +56,19 @@ class Scaled(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def ordinary() -> list[TrainedModel]:
+def ordinary() -> list[Classifier]:
     return [
-        TrainedModel(name, 0, "means", name, ChannelMeans(columns).eval(), [], False, 0.0)
+        wrap(ChannelMeans(columns).eval(), name=name)
         for name, columns in (("whole", 16), ("half", 8))
     ]
 
 
 @pytest.fixture(scope="module")
 def table(
-    tiny: Dataset, ordinary: list[TrainedModel], tmp_path_factory: pytest.TempPathFactory
+    tiny: Dataset, ordinary: list[Classifier], tmp_path_factory: pytest.TempPathFactory
 ) -> pd.DataFrame:
     masked = [
-        replace(ordinary[0], recipe=name, digest=name, model=wrapper(ordinary[0].model).eval())
+        wrap(wrapper(ordinary[0].model).eval(), name=name)
         for name, wrapper in (("quantised", Quantised), ("scaled", Scaled))
     ]
     store = Store(tmp_path_factory.mktemp("evaluations"))
@@ -152,7 +150,7 @@ def test_bad_arguments(tiny, ordinary, store) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         sanity_table([], tiny.test, eps=0.1, store=store)
     images = tiny.test.float_images()
-    with pytest.raises(ValueError, match="two points"):
+    with pytest.raises(ValueError, match="points must be an integer of at least 2"):
         loss_along_gradient(ordinary[0].model, images, tiny.test.labels, eps=0.1, points=1)
     with pytest.raises(ValueError, match="labels"):
         loss_along_gradient(ordinary[0].model, images, tiny.test.labels + 3, eps=0.1)

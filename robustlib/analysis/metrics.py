@@ -57,7 +57,7 @@ def accuracy_with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     images = table.groupby(["recipe", "perturbation"])["n"].first()
     rows = []
     for recipe, values in accuracy_by_seed(table).groupby("recipe", sort=False):
-        seeds = values.dropna(axis=1)
+        seeds = values.dropna(axis=1, how="all")
         mean, low, high = mean_interval(seeds.to_numpy())
         rows.append(
             pd.DataFrame(

@@ -303,6 +303,8 @@ def _referred_to(
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
             if isinstance(current, types.ModuleType):
                 found = getattr(current, argument, _MISSING)
+                if _is_installed(current.__name__) and not isinstance(found, types.ModuleType):
+                    found = _MISSING  # the version of the module's package says what it is
         elif operation == "LOAD_FAST":
             found = local.get(argument, _MISSING)
         elif operation == "STORE_FAST":
@@ -320,8 +322,9 @@ def _referred_to(
 
 
 @functools.cache
-def _is_installed(top: str) -> bool:
-    """Whether a top-level module belongs to Python or to an installed package."""
+def _is_installed(module: str) -> bool:
+    """Whether a module belongs to Python or to an installed package."""
+    top = module.partition(".")[0]
     if top == "robustlib" or top == "__main__":
         return False
     if top in sys.stdlib_module_names or top in sys.builtin_module_names:

@@ -49,18 +49,17 @@ def check_comparable(table: pd.DataFrame) -> None:
     each severity for each model, at the same severities and on as many images for all models; and
     if a recipe's seeds saw the same perturbations. table: with the columns `COLUMNS`.
     """
+    told_apart = [column for column in ("eps", "norm", "options") if column in table]
     for name, rows in table.groupby("perturbation", sort=False):
-        told_apart = [column for column in ("eps", "norm", "options") if column in rows]
-        kinds = rows[told_apart].fillna("").drop_duplicates()
+        kinds = {
+            ", ".join(f"{column} {value}" for column, value in zip(told_apart, row, strict=True))
+            for row in rows[told_apart].astype(str).itertuples(index=False)
+        }
         if len(kinds) > 1:
-            apart = "; ".join(
-                " ".join(f"{column}={kind[column]}" for column in told_apart if kind[column] != "")
-                for _, kind in kinds.iterrows()
-            )
             raise ValueError(
-                f"{name!r} stands for {len(kinds)} different perturbations ({apart}); give each a "
-                "label of its own, such as Attack(..., label='pgd 2/255'), or average one at a "
-                "time."
+                f"{name!r} stands for {len(kinds)} different perturbations "
+                f"({'; '.join(sorted(kinds))}); give each a label of its own, such as "
+                "Attack(..., label='pgd 2/255'), or average one at a time."
             )
         by_model = rows.groupby(["recipe", "training_seed"], sort=False)
         severities = {model: sorted(part["severity"]) for model, part in by_model}
@@ -77,13 +76,14 @@ def check_comparable(table: pd.DataFrame) -> None:
                 f"{name!r} was not tested at the same severities: {found} for {recipe!r}, seed "
                 f"{seed}, but {first} for others. Evaluate all models at the same ones."
             )
-        if rows["n"].nunique() > 1:
+        if "n" in rows and rows["n"].nunique() > 1:
             raise ValueError(
                 f"{name!r} was tested on different numbers of images, "
-                f"{sorted(rows['n'].unique())}; evaluate all models on the same ones."
+                f"{sorted(set(rows['n']))}; evaluate all models on the same ones."
             )
     for recipe, rows in table.groupby("recipe", sort=False):
-        seen = {s: set(part["perturbation"]) for s, part in rows.groupby("training_seed")}
+        seeds = rows.groupby("training_seed")
+        seen = {str(seed): set(part["perturbation"]) for seed, part in seeds}
         for seed, names in seen.items():
             missing = sorted(set().union(*seen.values()) - names)
             if missing:
@@ -345,7 +345,9 @@ def _key(
 ) -> dict[str, Any]:
     """What determines the evaluation of a model, apart from the model."""
     own: Any = perturbation.key() if hasattr(perturbation, "key") else fingerprint(perturbation)
-    code = fingerprint(_outcome, type(perturbation).apply, type(split).float_images)
+    steps = _attacked if isinstance(perturbation, Attack) else _shown
+    reading = (getattr(type(split), name, None) for name in ("float_images", "__getitem__"))
+    code = fingerprint(steps, *reading)
     return {"perturbation": own, "data": data, "seed": seed, "code": code, "device": device}
 
 
@@ -374,7 +376,11 @@ def _outcomes(
     seed: int,
     batch_size: int,
 ) -> list[dict[str, Tensor]]:
-    """For each model what the store keeps, (N,) on the CPU: see `_outcome`."""
+    """For each model what the store keeps, (N,) on the CPU.
+
+    "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
+    "steps", as in `robustlib.attacks.AttackResult`.
+    """
     results: list[list[dict[str, Tensor]]] = [[] for _ in models]
     with ExitStack() as modes:
         for classifier in models:
@@ -389,43 +395,38 @@ def _outcomes(
                     few = images[:8].to(place)
                     look_over(classifier.model, few, split.labels)
                 batch = (images.to(place), labels.to(place), ids.to(place))
-                if not perturbation.needs_model and place not in shared:
-                    shared[place] = perturbation.apply(*batch, None, seed)
-                result.append(
-                    _outcome(classifier.model, perturbation, *batch, seed, shared.get(place))
-                )
+                if isinstance(perturbation, Attack):
+                    result.append(_attacked(classifier.model, perturbation, *batch, seed))
+                    continue
+                if perturbation.needs_model:
+                    seen = perturbation.apply(*batch, classifier.model, seed)
+                else:
+                    if place not in shared:
+                        shared[place] = perturbation.apply(*batch, None, seed)
+                    seen = shared[place]
+                result.append(_shown(classifier.model, seen, batch[1]))
     return [
         {name: torch.cat([batch[name] for batch in result]).cpu() for name in result[0]}
         for result in results
     ]
 
 
-def _outcome(
-    model: nn.Module,
-    perturbation: Perturbation,
-    images: Tensor,
-    labels: Tensor,
-    ids: Tensor,
-    seed: int,
-    perturbed: Tensor | None,
+def _attacked(
+    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, ids: Tensor, seed: int
 ) -> dict[str, Tensor]:
-    """What a model makes of a batch under a perturbation, each (N,).
+    """The results of an attack on a batch, each (N,)."""
+    result = attack.run(images, labels, ids, model, seed)
+    return {
+        "correct": result.robust_correct,
+        "clean_correct": result.clean_correct,
+        "norm": result.norm,
+        "steps": result.steps,
+    }
 
-    "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
-    "steps", as in `robustlib.attacks.AttackResult`. perturbed: the images, if they don't depend
-    on the model.
-    """
-    if isinstance(perturbation, Attack):
-        attacked = perturbation.run(images, labels, ids, model, seed)
-        return {
-            "correct": attacked.robust_correct,
-            "clean_correct": attacked.clean_correct,
-            "norm": attacked.norm,
-            "steps": attacked.steps,
-        }
-    if perturbed is None:
-        perturbed = perturbation.apply(images, labels, ids, model, seed)
-    return {"correct": right(_logits(model, perturbed), labels)}
+
+def _shown(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Which images of a batch the model gets right, (N,)."""
+    return {"correct": right(_logits(model, images), labels)}
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

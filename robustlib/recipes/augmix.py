@@ -66,8 +66,13 @@ class AugMix:
     def mixture(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """(1 - m) x + m sum_k w_k chain_k(x), float32 (N, 3, H, W) in [0, 1].
 
-        w ~ Dirichlet(alpha, ...) and m ~ Beta(alpha, alpha), for each image.
+        w ~ Dirichlet(alpha, ...) and m ~ Beta(alpha, alpha), for each image. Pixels are float32
+        under autocast, too.
         """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._mixture(images, rng)
+
+    def _mixture(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         count, device = len(images), images.device
 
         def on_device(draws: np.ndarray) -> Tensor:

@@ -90,8 +90,8 @@ def resized_crop(images: Tensor, *, seed: int) -> Tensor:
         *(sign * crop_width / width, zero, zero, crop_height / height),
         *(left + (crop_width - width) / 2, top + (crop_height - height) / 2),
     )
-    matrix = tuple(values.to(images.device) for values in matrix)
-    return sample_affine(images.to(torch.float32), matrix, "mirror")
+    on_device = [values.to(images.device) for values in matrix]
+    return sample_affine(images.to(torch.float32), on_device, "mirror")
 
 
 AUGMENTATIONS: Registry[Callable[..., Tensor]] = Registry(

@@ -349,7 +349,8 @@ def _model_key(
     named = getattr(recipe, "corruptions", None)
     used = [corruptions.info(name) for name in named or ()]
     # A recipe that doesn't say which corruptions it draws from depends on all.
-    code = fingerprint(recipe, *used, registries=named is None)
+    settings = {key: value for key, value in vars(recipe).items() if key != "name"}
+    code = fingerprint(type(recipe), settings, *used, registries=named is None)
     return {
         "recipe": code,
         "data": data,
