@@ -17,6 +17,8 @@ import hashlib
 import importlib.util
 import io
 import os
+import pickletools
+import re
 import sys
 import sysconfig
 import types
@@ -75,6 +77,7 @@ _NO_EFFECT = frozenset(
         "_repr_html_",
     }
 )
+_MANGLED = re.compile(rb"[./]?___torch_mangle_\d+")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -94,8 +97,10 @@ class _Walker:
 
     def feed(self, *tokens: object) -> None:
         for token in tokens:
-            text = str(token).encode("utf-8", "surrogatepass")
-            self.hasher.update(f"{len(text)}:".encode() + text)
+            whole = (
+                token if isinstance(token, bytes) else str(token).encode("utf-8", "surrogatepass")
+            )
+            self.hasher.update(f"{len(token)}:".encode() + token)
 
     def add(self, value: object) -> None:
         if isinstance(value, _PLAIN + _AS_SHOWN):
@@ -176,13 +181,20 @@ class _Walker:
             self.add(child)
 
     def _script(self, module: torch.jit.ScriptModule) -> None:
+        """Code, constants, weights and attributes, without names that depend on the process."""
         buffer = io.BytesIO()
         torch.jit.save(module, buffer)
         with zipfile.ZipFile(buffer) as archive:
-            for name in sorted(archive.namelist()):
-                inner = name.partition("/")[2]
-                if not inner.endswith(".debug_pkl") and inner != ".data/serialization_id":
-                    self.feed(inner, hashlib.sha256(archive.read(name)).hexdigest())
+            parts = []
+            for name in archive.namelist():
+                content = archive.read(name)
+                if name.endswith(".pkl"):  # what it would build, step by step; nothing is run
+                    steps = pickletools.genops(content)
+                    content = " ".join(f"{code.name} {value}" for code, value, _ in steps).encode()
+                if name.endswith((".pkl", ".py")) or re.search(r"/(data|constants)/\d+$", name):
+                    plain = _MANGLED.sub(b"", content)
+                    parts.append((_MANGLED.sub(b"", name.encode()).partition(b"/")[2], plain))
+        self.feed(*(part for pair in sorted(parts) for part in pair))
 
     def _object(self, value: Any) -> None:
         self.add(type(value))
