@@ -97,10 +97,8 @@ class _Walker:
 
     def feed(self, *tokens: object) -> None:
         for token in tokens:
-            whole = (
-                token if isinstance(token, bytes) else str(token).encode("utf-8", "surrogatepass")
-            )
-            self.hasher.update(f"{len(token)}:".encode() + token)
+            data = token if isinstance(token, bytes) else str(token).encode(errors="surrogatepass")
+            self.hasher.update(f"{len(data)}:".encode() + data)
 
     def add(self, value: object) -> None:
         if isinstance(value, _PLAIN + _AS_SHOWN):
