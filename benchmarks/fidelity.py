@@ -37,7 +37,6 @@ from robustlib.core import paths
 from robustlib.study.results import provenance
 
 LEVELS = 1.0  # mean difference of the pixels that passes, in 8-bit levels
-JPEG_LEVELS = 2.0  # the transforms of two JPEG codecs round differently
 TOLERANCE = 0.1
 HIGH_FREQUENCY_TOLERANCE = 0.2
 FROST_TOLERANCE = 0.25  # its pictures of ice are our own
@@ -52,8 +51,6 @@ STATISTICS = {
     "ssim": "ssim",
     "high_frequency": "high_frequency_ratio",
 }
-LEGACY = "glass_blur legacy"
-SWAPPED = "pixels are swapped, where the published code duplicates them"
 
 
 class BadReferenceError(ValueError):
@@ -217,36 +214,27 @@ def compare(references: Mapping[int, Reference]) -> pd.DataFrame:
 
     Columns: size; corruption; severity; kind ("pixels" or "statistics"); pixel_difference and
     limit in 8-bit levels; for each statistic ours, `_reference` and `_tolerance`; share, the
-    largest difference over what is allowed; passed, whether it is at most 1; deviation
-    ("on purpose" or empty); note.
+    largest difference over what is allowed; passed, whether it is at most 1.
     """
     rows: list[dict[str, object]] = []
     for side, reference in references.items():
         print(f"comparing at {side} px ...", flush=True)
         for name in corruptions.names("imagenet_c"):
             rows += compare_one(side, reference, name)
-            if name == "glass_blur":
-                rows += compare_one(side, reference, name, legacy=True)
     return pd.DataFrame(rows)
 
 
-def compare_one(
-    side: int, reference: Reference, name: str, *, legacy: bool = False
-) -> Iterator[dict[str, object]]:
+def compare_one(side: int, reference: Reference, name: str) -> Iterator[dict[str, object]]:
     """The rows of one corruption, as in `compare`."""
     images = reference.clean.float() / 255
     random = corruptions.info(name).random
     for severity in range(1, 6):
         expected = reference.outputs[name][severity - 1]
         seeds = seeds_for(side) if random else range(1)
-        options: dict[str, Any] = {"legacy": True} if legacy else {}
-        ours = [
-            to_levels(corruptions.corrupt(images, name, severity, seed=seed, **options))
-            for seed in seeds
-        ]
+        ours = [to_levels(corruptions.corrupt(images, name, severity, seed)) for seed in seeds]
         row: dict[str, object] = {
             "size": side,
-            "corruption": LEGACY if legacy else name,
+            "corruption": name,
             "severity": severity,
             "kind": "statistics" if random else "pixels",
         }
@@ -263,16 +251,9 @@ def compare_one(
                 shares.append(abs(measured[short] - target[short]) / tolerance)
         else:
             difference = float((ours[0] - expected).abs().double().mean())
-            limit = JPEG_LEVELS if name == "jpeg_compression" else LEVELS
-            row |= {"pixel_difference": difference, "limit": limit}
-            shares = [difference / limit]
-        on_purpose = name == "glass_blur" and not legacy
-        yield row | {
-            "share": max(shares),
-            "passed": bool(max(shares) <= 1),
-            "deviation": "on purpose" if on_purpose else "",
-            "note": SWAPPED if on_purpose else "",
-        }
+            row |= {"pixel_difference": difference, "limit": LEVELS}
+            shares = [difference / LEVELS]
+        yield row | {"share": max(shares), "passed": bool(max(shares) <= 1)}
 
 
 def relative_tolerance(name: str, statistic: str) -> float:
@@ -303,8 +284,7 @@ def verdict(table: pd.DataFrame) -> str:
     parts = []
     for (side, name), rows in failed.groupby(["size", "corruption"], sort=False):
         severities = ", ".join(str(severity) for severity in rows["severity"])
-        purpose = " (on purpose)" if (rows["deviation"] == "on purpose").all() else ""
-        parts.append(f"{name} at {side} px, severity {severities}{purpose}")
+        parts.append(f"{name} at {side} px, severity {severities}")
     return f"{line}; not: {'; '.join(parts)}" if parts else line
 
 

@@ -256,10 +256,15 @@ def test_errors() -> None:
     for severity in (0, 6, 2.5, True):
         with pytest.raises(ValueError, match="severity"):
             corrupt(images, "fog", severity)  # type: ignore[arg-type]
-    for seed in (1.0, True, None):
+    for seed in (1.5, True, None, "1"):
         with pytest.raises(ValueError, match="seed"):
             corrupt(images, "fog", seed=seed)  # type: ignore[arg-type]
-    bad_ids = [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long(), [0, 1]]
+    bad_ids = [
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(2),
+        torch.zeros(2, 1).long(),
+        [0.5, 1],
+    ]
     for ids in bad_ids:
         with pytest.raises(ValueError, match="ids"):
             corrupt(images, "fog", ids=ids)  # type: ignore[arg-type]
@@ -340,7 +345,7 @@ def test_severities_for_another_side() -> None:
     frame = corrupt(torch.zeros(1, 3, 32, 32), "border", 1, severities_for=224)
     assert (frame[0, 0, 16] == 0.5).sum() == 18
     for side in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="image_side"):
+        with pytest.raises(ValueError, match="severities_for"):
             corrupt(images, "fog", severities_for=side)  # type: ignore[arg-type]
 
 
@@ -348,8 +353,8 @@ def test_options() -> None:
     assert info("fog").options == {}
     with pytest.raises(ValueError, match="no options"):
         corrupt(picture(), "fog", thickness=3)
-    with pytest.raises(UnknownNameError, match="legacy"):
-        corrupt(picture(), "glass_blur", legcy=True)
+    with pytest.raises(UnknownNameError, match="swap"):
+        corrupt(picture(), "glass_blur", swop=True)
 
 
 def test_augment_small_batches_and_errors() -> None:
@@ -590,7 +595,7 @@ def test_glass_blur_swaps_pixels() -> None:
     images = torch.rand(6, 3, 20, 24, generator=generator)
     stream = Stream(0, torch.arange(6), "glass")
     for d, iterations in ((1, 1), (2, 3)):
-        out = glass_blur(images, stream, 0.05, d, iterations)
+        out = glass_blur(images, stream, 0.05, d, iterations, swap=True)
         # A permutation: every colour survives, which duplication wouldn't give.
         assert torch.equal(out.flatten(2).sort().values, images.flatten(2).sort().values)
         moved = (out != images).any(1)
@@ -613,12 +618,13 @@ def test_jpeg_of_flat_and_smooth_images() -> None:
 
 def test_jpeg_keeps_brightness_and_blurs_colour() -> None:
     stripes = torch.zeros(1, 3, 16, 16)
-    stripes[:, 0, :, ::2] = 1
-    stripes[:, 2, :, 1::2] = 1
+    stripes[:, 0, :, ::2] = 0.4
+    stripes[:, 2, :, 1::2] = 0.4
+    stripes += 0.3  # far enough from 0 and 1 that nothing is clipped
     out = jpeg_compression(stripes, 95)
     assert abs(luma(out).mean() - luma(stripes).mean()) < 0.01
     columns = out[0, :, 8, 8:10]
-    assert (columns[0, 0] - columns[0, 1]).abs() < 0.6  # 1 before: chroma is shared
+    assert (columns[0, 0] - columns[0, 1]).abs() < 0.25  # 0.4 before: chroma is shared
 
 
 def test_border_modes() -> None:

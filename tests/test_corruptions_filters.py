@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustlib.core.randomness import Stream
 from robustlib.corruptions.blur import (
-    _duplicate_pixels,
+    _duplicated,
     blur,
     defocus_blur,
     disc,
@@ -16,7 +19,6 @@ from robustlib.corruptions.blur import (
     glass_blur,
 )
 from robustlib.corruptions.digital import (
-    _cosines,
     jpeg_compression,
     laugros_pixelate,
     pixelate,
@@ -84,19 +86,32 @@ def test_pixelate_uneven_boxes_by_hand() -> None:
     torch.testing.assert_close(pixelate(images, 0.6), expected)
 
 
-def test_cosines_are_orthonormal_and_short() -> None:
-    cosines = _cosines(torch.device("cpu"))
-    identity = torch.eye(8, dtype=torch.float64)
-    torch.testing.assert_close(cosines @ cosines.T, identity, rtol=0, atol=1e-5)
-    assert torch.equal(cosines * 2**18, (cosines * 2**18).round())
-    assert (cosines.abs().sum(1) < 4).all()  # so that no sum of 8 x 8 levels leaves 53 bits
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 2), (1, 40), (3, 200), (17, 33), (32, 32), (48, 56), (101, 77)]
+)
+def test_jpeg_is_that_of_pillow(size: tuple[int, int]) -> None:
+    smooth = torch.nn.functional.interpolate(noise(2, 5, 5), size=size, mode="bilinear")
+    images = torch.cat((smooth, noise(2, *size), noise(1, *size).round(), smooth.flip(1)))
+    for quality in (1, 7, 10, 15, 18, 25, 40, 50, 58, 65, 80, 95, 100):
+        for image, out in zip(images, jpeg_compression(images, quality), strict=True):
+            stored = io.BytesIO()
+            levels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8)
+            Image.fromarray(levels.numpy()).save(stored, "JPEG", quality=quality)
+            expected = torch.from_numpy(np.array(Image.open(stored))).permute(2, 0, 1) / 255
+            assert torch.equal(out, expected), quality
 
 
-def test_jpeg_is_the_same_in_any_batch() -> None:
-    images = noise(40, 48, 56)
-    together = jpeg_compression(images, 10)
-    for i in (0, 17, 39):
-        assert torch.equal(jpeg_compression(images[i : i + 1], 10), together[i : i + 1])
+def test_jpeg_is_the_same_in_any_batch_and_number_of_threads() -> None:
+    images = noise(7, 48, 56)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = torch.cat([jpeg_compression(image, 10) for image in images.split(1)])
+        for threads in (2, 3, 16):
+            torch.set_num_threads(threads)
+            assert torch.equal(jpeg_compression(images, 10), alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_jpeg_flat_block_by_hand() -> None:
@@ -108,16 +123,16 @@ def test_jpeg_flat_block_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("d", "shape"), [(1, (9, 12)), (2, (14, 11)), (4, (16, 21)), (3, (5, 40))])
-def test_legacy_glass_is_the_sequential_scan(d: int, shape: tuple[int, int]) -> None:
+def test_glass_is_the_sequential_scan(d: int, shape: tuple[int, int]) -> None:
     h, w = shape
     n = 3
     source = torch.arange(h * w).repeat(n, 1)
-    _duplicate_pixels(source, Stream(4, torch.arange(n), "glass"), shape, d)
-    places = [(y, x) for y in range(h - d, d, -1) for x in range(w - d, d, -1)]
+    source = _duplicated(source, Stream(4, torch.arange(n), "glass"), shape, d)
+    places = [(y, x) for y in range(d + 1, h - d + 1) for x in range(d + 1, w - d + 1)]
     offsets = Stream(4, torch.arange(n), "glass").integers(-d, d, (2, len(places)))
     expected = torch.arange(h * w).repeat(n, 1).view(n, h, w)
     for i in range(n):
-        for (y, x), (dy, dx) in zip(places, offsets[i].T.tolist(), strict=True):
+        for (y, x), (dy, dx) in reversed(list(zip(places, offsets[i].T.tolist(), strict=True))):
             expected[i, y, x] = expected[i, y + dy, x + dx].clone()
     assert torch.equal(source.view(n, h, w), expected)
     if places:
@@ -128,20 +143,21 @@ def test_legacy_glass_is_the_sequential_scan(d: int, shape: tuple[int, int]) -> 
     ("side", "d", "iterations", "survival"),
     [(32, 1, 1, 0.70), (32, 1, 2, 0.57), (224, 1, 2, 0.54), (224, 2, 3, 0.28), (224, 4, 2, 0.32)],
 )
-def test_legacy_glass_survival(side: int, d: int, iterations: int, survival: float) -> None:
+def test_glass_survival(side: int, d: int, iterations: int, survival: float) -> None:
     n = 40 if side == 32 else 2
     images = torch.arange(float(side * side)).view(1, 1, side, side).expand(n, 1, side, side)
     stream = Stream(0, torch.arange(n), "glass")
-    out = glass_blur(images, stream, 0.05, d, iterations, legacy=True)
+    out = glass_blur(images, stream, 0.05, d, iterations)
     kept = sum(len(image.unique()) for image in out) / images.numel()
     assert kept == pytest.approx(survival, abs=0.015)
 
 
-def test_legacy_glass_of_tiny_images() -> None:
-    for size in ((1, 1), (2, 5), (8, 3)):
-        images = noise(2, *size)
-        out = glass_blur(images, Stream(0, torch.arange(2), "glass"), 0.05, 4, 1, legacy=True)
-        torch.testing.assert_close(out, images)
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 3), (8, 8)])
+def test_glass_leaves_tiny_images(size: tuple[int, int], swap: bool) -> None:
+    images = noise(2, *size)
+    out = glass_blur(images, Stream(0, torch.arange(2), "glass"), 0.05, 4, 1, swap=swap)
+    torch.testing.assert_close(out, images)
 
 
 def test_blur_by_hand() -> None:

@@ -171,7 +171,7 @@ def test_fidelity_and_speed_shown_are_those_measured() -> None:
     text = " ".join(shown[1].split())
     fidelity = pd.read_csv(ROOT / "results/fidelity.csv")
     assert f"{fidelity['passed'].sum()} of {len(fidelity)} comparisons" in text
-    assert (fidelity.loc[~fidelity["passed"], "corruption"] == "glass_blur").all()
+    assert fidelity["passed"].all()
     speed = pd.read_csv(ROOT / "results/speed.csv").query("device == 'cpu'")
     means = speed.groupby("size")["times_faster"].agg(statistics.geometric_mean)
     assert f"{means[32]:.1f} times as fast as imagecorruptions at 32 px" in text

@@ -133,14 +133,8 @@ class Stream:
         """
         if not 0 < high - low <= 2**31:
             raise ValueError(f"integers needs low < high within 2**31, got {low} and {high}.")
-        words, count = self.bits(math.prod(shape)), high - low
-        if count <= 2**15:  # by halves, so that 32 bits do, which is faster
-            upper = (words >> 16).bitwise_and_(0xFFFF).mul_(count)
-            lower = words.bitwise_and_(0xFFFF).mul_(count)
-            words = (upper.add_(lower >> 16) >> 16).bitwise_and_(0xFFFF).to(torch.int64)
-        else:
-            words = (words.to(torch.int64).bitwise_and_(0xFFFFFFFF) * count) >> 32
-        return words.add_(low).view(self.n, *shape)
+        words = self.bits(math.prod(shape)).to(torch.int64).bitwise_and_(0xFFFFFFFF)
+        return (words.mul_(high - low) >> 32).add_(low).view(self.n, *shape)
 
     def bernoulli(self, p: float, shape: Sequence[int] = ()) -> Tensor:
         """Return bool (N, *shape), true with probability `p` (to 2**-23)."""

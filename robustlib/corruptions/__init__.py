@@ -212,8 +212,8 @@ def corrupt(
     severities_for: take the severities meant for images of this side in pixels; None for that
     of these images, which is the shorter one (see `CorruptionInfo.parameters` and
     `CorruptionInfo.table_side`). options: those of the corruption, `info(name).options`:
-    `legacy=True` for the pixels that the published glass_blur duplicates instead of swapping
-    them, `photographs=folder` for a frost from photographs.
+    `swap=True` for a glass_blur that swaps pixels instead of duplicating them, as ImageNet-C and
+    CIFAR-10-C do, `photographs=folder` for their frost.
     Returns float32 (N, 3, H, W) in [0, 1], without gradient.
 
     An image's pixels depend on (seed, id, name, severity) only, to the bit on one device and

@@ -167,28 +167,47 @@ def glass_blur(
     max_delta_px: int,
     iterations: int,
     *,
-    legacy: bool = False,
+    swap: bool = False,
 ) -> Tensor:
-    """Frosted glass: blur, swap pixels with near ones, blur again.
+    """Frosted glass: blur, take each pixel from near by, blur again.
 
-    Every pixel of rows and columns d + 1 .. side - d, d = max_delta_px, changes places with
-    one at an offset of -d .. d - 1 on each axis. Here the pixels are truly swapped, on a
-    lattice of spacing 2 d at a time, where they can't meet. legacy: as in the published code,
-    the pixel takes its neighbour's value and the neighbour keeps its own, so that pixels are
-    duplicated, one after the other from the bottom right.
+    One after the other from the bottom right, the pixels of rows and columns d + 1 .. side - d,
+    d = max_delta_px, take the value that one at an offset of -d .. d - 1 on each axis has by
+    then. So some pixels come up several times and others are lost, as in ImageNet-C and
+    CIFAR-10-C. swap: the two pixels change places instead, so that each is kept, as "locally
+    shuffling" in the paper suggests; here on a lattice of spacing 2 d at a time, where they can't
+    meet.
     """
     n, c, h, w = images.shape
-    pixels = torch.arange(h * w, device=images.device)
-    source = pixels.repeat(n, 1)
-    shuffle = _duplicate_pixels if legacy else _swap_pixels
+    source = torch.arange(h * w, device=images.device).repeat(n, 1)
+    shuffle = _swapped if swap else _duplicated
     for _ in range(iterations):
-        shuffle(source, stream, (h, w), max_delta_px)
+        source = shuffle(source, stream, (h, w), max_delta_px)
     blurred = gaussian_filter(images, sigma_px).reshape(n, c, h * w)
     shuffled = blurred.gather(2, source[:, None].expand(n, c, h * w)).view(n, c, h, w)
     return gaussian_filter(shuffled, sigma_px)
 
 
-def _swap_pixels(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> None:
+def _duplicated(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> Tensor:
+    """x[h, w] = x[h + dy, w + dx], from h = H - d down to d + 1, and w likewise in each row.
+
+    Without the scan: a neighbour further on was written before, if at all, so in the end both
+    have the same value. Following such neighbours, twice as far each time, leads to one that
+    reads an old value.
+    """
+    h, w = shape
+    itself = torch.arange(h * w, device=source.device).repeat(len(source), 1)
+    read = itself.clone()
+    targets = read.view(-1, h, w)[:, d + 1 : h - d + 1, d + 1 : w - d + 1]
+    dy, dx = stream.integers(-d, d, (2, *targets.shape[1:])).unbind(1)
+    targets.add_(dy, alpha=w).add_(dx)
+    same = torch.maximum(read, itself)
+    while not torch.equal(same, further := same.gather(1, same)):
+        same = further
+    return source.gather(1, read.gather(1, same))
+
+
+def _swapped(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> Tensor:
     h, w = shape
     pixels = torch.arange(h * w, device=source.device).view(h, w)
     places = pixels[d + 1 : h - d + 1, d + 1 : w - d + 1]
@@ -199,29 +218,7 @@ def _swap_pixels(source: Tensor, stream: Stream, shape: tuple[int, int], d: int)
         moved = source[:, here]
         source[:, here] = source.gather(1, there)
         source.scatter_(1, there, moved)
-
-
-def _duplicate_pixels(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> None:
-    """x[h, w] = x[h + dy, w + dx], from h = H - d down to d + 1, and w likewise in each row.
-
-    In wavefronts of equal t = (H - h) (d + 1) + (W - w), which give what the scan gives. A
-    pixel reads rows h - d .. h + d - 1 and columns w - d .. w + d - 1. Those that the scan
-    writes before it, in rows below (t less by at least (d + 1) - d) or to the right (by 1 or
-    more), have a smaller t; those that it writes later, above or to the left, a larger one.
-    """
-    h, w = shape
-    if min(h, w) <= 2 * d:
-        return
-    rows = torch.arange(h - d, d, -1, device=source.device)
-    columns = torch.arange(w - d, d, -1, device=source.device)
-    here = (rows[:, None] * w + columns).flatten()
-    dy, dx = stream.integers(-d, d, (2, len(here))).unbind(1)
-    there = here + dy * w + dx
-    front = ((h - rows)[:, None] * (d + 1) + (w - columns)).flatten()
-    order = front.argsort(stable=True)
-    sizes = front.bincount().tolist()
-    for part in order.split(sizes):
-        source[:, here[part]] = source.gather(1, there[:, part])
+    return source
 
 
 @register(family="blur", source=OVERLAP, random=False, table=AmountRange("blend", 0.4, 0.95))

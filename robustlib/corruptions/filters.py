@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)
 
-
-def luma(images: Tensor, weights: Sequence[float] = LUMA) -> Tensor:
+def luma(images: Tensor) -> Tensor:
     """Grey value 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601): (N, 3, H, W) -> (N, 1, H, W)."""
     r, g, b = images.split(1, dim=1)
-    return (r * weights[0]).add_(g, alpha=weights[1]).add_(b, alpha=weights[2])
+    return (r * 0.299).add_(g, alpha=0.587).add_(b, alpha=0.114)
 
 
 def border_index(size: int, before: int, after: int, mode: str) -> list[int]:
