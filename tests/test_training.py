@@ -9,20 +9,33 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from robustlib import corruptions, models
 from robustlib import data as sources
-from robustlib import training
 from robustlib.core.store import Store, StoreError
+from robustlib.corruptions import registry
 from robustlib.data import DataError, Dataset, StreamedSplit
 from robustlib.evaluation import evaluate
 from robustlib.perturbations import Corruption
-from robustlib.recipes import MTLAT, TLAT, Augmented, Batch, Mixup, Recipe, Standard
+from robustlib.recipes import (
+    MTLAT,
+    PGD,
+    TLAT,
+    Augmented,
+    AugMix,
+    Batch,
+    Mixup,
+    Recipe,
+    Standard,
+)
 from robustlib.training import (
+    AUGMENTATIONS,
     Budget,
     TrainingDivergedError,
     epochs_of,
@@ -30,6 +43,7 @@ from robustlib.training import (
     overview,
     train,
 )
+from robustlib.training import loop as training
 from robustlib.training.loading import Loader
 from tests.conftest import tiny_split
 
@@ -133,14 +147,15 @@ def test_bad_arguments(tiny: Dataset, store: Store) -> None:
         ("epochs", 0, "at least 1"),
         ("epochs", 1.5, "integer"),
         ("batch_size", 1, "at least 2"),
-        ("learning_rate", -0.1, "learning_rate must be a number at least 0"),
-        ("learning_rate", 0, "learning_rate must be positive"),
+        ("learning_rate", -0.1, "learning_rate must be a number above 0"),
+        ("learning_rate", 0, "learning_rate must be a number above 0"),
         ("learning_rate", float("nan"), "learning_rate"),
         ("momentum", 1.1, "from 0 to 1"),
         ("weight_decay", -1e-4, "weight_decay"),
-        ("warmup", "0.2", "warmup must be a number from 0 to 1"),
+        ("warmup", "all", "warmup must be a number from 0 to 1"),
         ("schedule", "cosin", "cosine"),
         ("averaging", 1, "below 1"),
+        ("augmentation", "flip", "unknown augmentation 'flip'"),
     ],
 )
 def test_bad_budgets(name: str, value: object, message: str) -> None:
@@ -165,14 +180,14 @@ class Watched:
     recipe: Recipe
     name: str = "watched"
 
-    def __post_init__(self) -> None:  # no fields, which would be part of the key
-        self.seen: list[torch.Tensor] = []
-        self.stop_at = -1
+    def __post_init__(self) -> None:  # private, so no part of the key
+        self._seen: list[torch.Tensor] = []
+        self._stop_at = -1
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(self.seen) == self.stop_at:
+        if len(self._seen) == self._stop_at:
             raise KeyboardInterrupt
-        self.seen.append(parameters(model))
+        self._seen.append(parameters(model))
         return self.recipe.loss(model, batch)
 
 
@@ -202,8 +217,8 @@ def test_the_last_weights_are_averaged_on_request(tiny: Dataset, tmp_path: Path)
     budget = Budget(epochs=3, batch_size=16, learning_rate=0.05, averaging=0.5)
     (averaged,) = run([Standard()], tiny, Store(tmp_path / "b"), budget=budget)
     last = parameters(plain.model)
-    expected = watched.seen[0]
-    for k, value in enumerate([*watched.seen[1:], last], start=1):
+    expected = watched._seen[0]
+    for k, value in enumerate([*watched._seen[1:], last], start=1):
         decay = min(0.5, (1 + k) / (10 + k))
         expected = decay * expected + (1 - decay) * value
     result = parameters(averaged.model)
@@ -234,13 +249,13 @@ def test_interrupted_training_goes_on_where_it_stopped(
     """And takes no step twice. 6 steps an epoch: before the first, within, at a boundary, last."""
     budget = Budget(epochs=3, batch_size=16, learning_rate=0.05, averaging=0.9)
     watched = Watched(MTLAT())
-    watched.stop_at = stop_at
+    watched._stop_at = stop_at
     with pytest.raises(KeyboardInterrupt):
         run([watched], tiny, store, budget=budget, checkpoint_seconds=0)
-    watched.stop_at = -1
+    watched._stop_at = -1
     (resumed,) = run([watched], tiny, store, budget=budget)
     (whole,) = run([MTLAT()], tiny, Store(tmp_path / "other"), budget=budget)
-    assert len(watched.seen) == 18
+    assert len(watched._seen) == 18
     assert torch.equal(weights(resumed), weights(whole))
     same = ("epoch", "loss", "accuracy", "learning_rate")
     assert [[row[k] for k in same] for row in resumed.history] == [
@@ -471,3 +486,139 @@ def test_flip_and_shift_moves_pixels_as_a_slice_would() -> None:
     assert len(kinds) > 20
     assert torch.equal(moved, flip_and_shift(images, seed=1))
     assert not torch.equal(moved, flip_and_shift(images, seed=2))
+
+
+def own_recipe(text: str) -> Any:
+    """A recipe as a user would define it in a notebook, `text` a line of its loss."""
+    names: dict[str, Any] = {"__name__": "__main__", "torch": torch}
+    source = (
+        "class Own:\n    name = 'own'\n    strength = 1.0\n"
+        f"    def loss(self, model, batch):\n        {text}\n"
+        "        logits = model(batch.images)\n"
+        "        return torch.nn.functional.cross_entropy(logits, batch.labels), logits\n"
+    )
+    exec(compile(source, "cell", "exec"), names)
+    return names["Own"]()
+
+
+def test_another_loss_of_a_users_recipe_is_another_model(tiny: Dataset, store: Store) -> None:
+    (first,) = run([own_recipe("pass")], tiny, store)
+    (documented,) = run([own_recipe("'''What it is.'''")], tiny, store)
+    (other,) = run([own_recipe("batch.images.mul_(0.5)")], tiny, store)
+    assert documented.from_store
+    assert documented.digest == first.digest
+    assert not other.from_store
+    changed = own_recipe("pass")
+    changed.strength = 2.0
+    assert not run([changed], tiny, store)[0].from_store
+
+
+def test_a_name_is_no_part_of_the_key(tiny: Dataset, store: Store) -> None:
+    first, second = run([Mixup(), Mixup(name="again")], tiny, store)
+    assert [first.recipe, second.recipe] == ["mixup", "again"]
+    assert first.digest == second.digest
+    assert second.from_store
+
+
+def test_only_code_in_use_is_part_of_the_key(
+    tiny: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [Standard(), Augmented(("fog",)), Augmented(("contrast",))]
+    before = [item.digest for item in run(recipes, tiny, store)]
+
+    def fog(images: torch.Tensor, **_: float) -> torch.Tensor:
+        return images / 2
+
+    edited = replace(corruptions.info("fog"), function=fog, random=False)
+    monkeypatch.setitem(registry.REGISTRY, "fog", edited)
+    monkeypatch.setitem(registry.REGISTRY, "new", edited)
+    after = [item.digest for item in run(recipes, tiny, store)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_precision_and_augmentation_are_part_of_the_key(
+    tiny: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = [Budget(epochs=1, batch_size=16, augmentation=name) for name in AUGMENTATIONS]
+    digests = {run([Standard()], tiny, store, budget=budget)[0].digest for budget in budgets}
+    assert len(digests) == len(AUGMENTATIONS) == 4
+    (before,) = run([Standard()], tiny, store)
+    monkeypatch.setattr(training, "trains_in_bfloat16", lambda device: "another answer")
+    assert not run([Standard()], tiny, store)[0].from_store
+    monkeypatch.undo()
+    assert run([Standard()], tiny, store)[0].digest == before.digest
+
+
+def test_weights_changed_after_training_never_meet_an_old_result(
+    tiny: Dataset, store: Store
+) -> None:
+    (trained,) = run([Standard()], tiny, store)
+    evaluate([trained], tiny.test, [], store=store, progress=False)
+    with torch.no_grad():
+        next(trained.model.parameters()).mul_(1.5)
+    with pytest.raises(ValueError, match=r"standard-0 have changed.*models.wrap"):
+        evaluate([trained], tiny.test, [], store=store, progress=False)
+    own = models.wrap(trained.model, name="mine")
+    assert evaluate([own], tiny.test, [], store=store, progress=False).computed == 1
+
+
+def test_another_default_type_changes_nothing(tiny: Dataset, store: Store, tmp_path: Path) -> None:
+    recipes = [Standard(), MTLAT(), Augmented(("fog",)), AugMix(), PGD(steps=2)]
+    plain = run(recipes, tiny, store)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = run(recipes, tiny, Store(tmp_path / "other"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for first, second in zip(plain, other, strict=True):
+        assert torch.equal(weights(first), weights(second)), first.recipe
+
+
+def test_numbers_of_other_types(tiny: Dataset, store: Store) -> None:
+    budget = Budget(epochs=np.int64(1), batch_size=16.0, learning_rate="1/5")
+    assert budget == Budget(epochs=1, batch_size=16, learning_rate=0.2)
+    (model,) = run([Standard()], tiny, store, budget=budget, seeds=np.array([1]))
+    assert run([Standard()], tiny, store, budget=budget, seeds=[1])[0].digest == model.digest
+    with pytest.raises(ValueError, match="seeds is empty"):
+        run([Standard()], tiny, store, seeds=[])
+    with pytest.raises(ValueError, match="repeats"):
+        run([Standard()], tiny, store, seeds=[1, 1])
+
+
+def test_shift_never_mirrors() -> None:
+    ramp = torch.arange(16.0).expand(30, 3, 16, 16)
+    inner = AUGMENTATIONS["shift"](ramp, seed=0)[..., 4:-4]
+    assert (inner.diff(dim=-1) > 0).all()
+    assert len({tuple(image[0, 8].tolist()) for image in inner}) > 3
+    mirrored = AUGMENTATIONS["flip_and_shift"](ramp, seed=0)[..., 4:-4].diff(dim=-1)
+    assert (mirrored > 0).any()
+    assert (mirrored < 0).any()
+
+
+def test_no_augmentation_is_none() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(AUGMENTATIONS["none"](images, seed=0), images)
+
+
+def test_resized_crops_are_enlarged_parts_of_the_image() -> None:
+    """On a plane, a crop keeps even steps: the step is the crop's share of the side."""
+    side, count = 32, 400
+    x = torch.arange(side, dtype=torch.float32).expand(side, side)
+    images = torch.stack([x, x.T, torch.full_like(x, 7)]).expand(count, 3, side, side)
+    crops = AUGMENTATIONS["resized_crop"](images, seed=3)
+    assert crops.shape == images.shape
+    torch.testing.assert_close(crops[:, 2], images[:, 2])
+    middle = slice(12, 20)
+    across = crops[:, 0, 16, middle].diff(dim=-1).mean(-1)
+    down = crops[:, 1, middle, 16].diff(dim=-1).mean(-1)
+    assert 0.4 < (across < 0).float().mean() < 0.6, "half are mirrored"
+    assert (down > 0).all()
+    width, height = across.abs(), down
+    area, ratio = width * height, width / height
+    assert 0.07 < area.min() < 0.15
+    assert 0.8 < area.max() <= 1.001
+    assert ((ratio > 0.74) & (ratio < 1.34)).all()
+    assert abs(area.mean() - 0.54) < 0.05
+    assert crops.min() >= -0.001
+    assert crops.max() <= side - 1 + 0.001
+    assert torch.equal(crops, AUGMENTATIONS["resized_crop"](images, seed=3))

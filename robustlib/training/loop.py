@@ -349,7 +349,13 @@ def _model_key(
     named = getattr(recipe, "corruptions", None)
     used = [corruptions.info(name) for name in named or ()]
     # A recipe that doesn't say which corruptions it draws from depends on all.
-    settings = {key: value for key, value in vars(recipe).items() if key != "name"}
+    settings: Any = recipe
+    if hasattr(recipe, "__dict__"):
+        settings = {
+            key: value  # what starts with "_" is a recipe's note to itself
+            for key, value in vars(recipe).items()
+            if key != "name" and not key.startswith("_")
+        }
     code = fingerprint(type(recipe), settings, *used, registries=named is None)
     return {
         "recipe": code,
