@@ -122,3 +122,83 @@ def test_lines_have_panels_and_bands() -> None:
     assert (band.min(), band.max()) == (pytest.approx(0.4), pytest.approx(0.8))
     (alone,) = plotting.lines(table[:4], x="eps", y="accuracy", group="recipe", xlabel="x").axes
     assert len(alone.lines) == 2
+
+
+AWKWARD = {
+    "a formula": r"$\alpha$ and $\frac{",
+    "one dollar": "5$ note",
+    "TeX": r"50 % of a_b^c & \d #{",
+    "underscore": "_private",
+    "line": "two\nlines\tand a tab",
+    "controls": "bell\a and null\0",
+    "long": "supercalifragilistic" * 12,
+    "other scripts": "日本語 кот 🐈",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD.values(), ids=AWKWARD)
+def test_any_name_can_be_drawn(name: str) -> None:
+    """Warnings, of missing glyphs or of a layout without room, are errors."""
+    plotting.use_style()
+    table = pd.DataFrame(
+        {
+            "perturbation": [name, "fog"] * 2,
+            "family": name,
+            "severity": [1, 1, 2, 2],
+            "accuracy": [0.5, 0.7, 0.4, 0.6],
+            "n": 100,
+            "low": 0.3,
+            "high": 0.8,
+        }
+    )
+    clean = table[:1].assign(family="clean", perturbation="clean", severity=0)
+    square = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=[name, "b"], columns=["a", name])
+    history = [{"epoch": 1.0, "loss": 2.0, "accuracy": 0.4}]
+    images = [torch.rand(3, 3, 8, 8)] * 2
+    labels = {"row_labels": [name, "b"], "column_labels": [name, "b", name], "title": name}
+    points = {"x": "accuracy", "y": "low", "xlabel": "x", "ylabel": "y"}
+    drawn = [
+        plotting.image_grid(images, **labels),
+        plotting.severity_curves(pd.concat([clean, table])),
+        plotting.heatmap(square.rename_axis(name), title=name, label="l"),
+        plotting.intervals(table, value="accuracy", label="l"),
+        plotting.intervals(table, value="accuracy", label="l", group="perturbation"),
+        plotting.training_curves({name: history, "b": history}),
+        plotting.lines(table, group="perturbation", panel="family", **points),
+        plotting.scatter(table.set_index("perturbation"), title=name, **points),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        for axis in figure.axes:
+            width, height = axis.get_window_extent().size
+            assert min(width, height) > 10, (drawn.index(figure), axis)
+
+
+def test_names_are_shown_as_they_are() -> None:
+    table = pd.DataFrame({"x": [0.1, 0.2], "y": [0.3, 0.4]}, index=["_a $5$", "b"])
+    figure = plotting.scatter(table, x="x", y="y", xlabel="a", ylabel="b", title="50 $% _")
+    assert labels(figure.axes[0]) == ["_a $5$", "b"]
+    assert figure.axes[0].get_title() == "50 $% _"
+    texts = [*figure.axes[0].get_legend().get_texts(), figure.axes[0].title]
+    assert not any(text.get_parse_math() for text in texts)
+    (long,) = labels(plotting.scatter(table[:1].rename({"_a $5$": "front" + "-" * 99 + "end"}),
+                     x="x", y="y", xlabel="a", ylabel="b", title="").axes[0])  # fmt: skip
+    assert long.startswith("front-")
+    assert long.endswith("-end")
+    assert len(long) == 40
+    (foreign,) = labels(plotting.scatter(table[:1].rename({"_a $5$": "日 кот"}),
+                        x="x", y="y", xlabel="a", ylabel="b", title="").axes[0])  # fmt: skip
+    assert foreign == r"\u65e5 кот"
+
+
+def test_more_lines_than_markers() -> None:
+    names = [f"c{number}" for number in range(25)]
+    table = pd.DataFrame({"perturbation": names, "family": "noise", "severity": 1, "accuracy": 0.5})
+    clean = pd.DataFrame({"perturbation": ["clean"], "family": "clean", "severity": 0})
+    both = pd.concat([clean.assign(accuracy=0.9), table]).assign(n=10)
+    assert labels(plotting.severity_curves(both).axes[0]) == names
+    figure = plotting.intervals(
+        table.assign(low=0.4, high=0.6), value="accuracy", label="l", group="perturbation"
+    )
+    assert labels(figure.axes[0]) == names

@@ -2,6 +2,6 @@
 
 import sys
 
-from robustlib.study.runner import main
+from robustlib.study import main
 
 sys.exit(main())

@@ -1,33 +1,34 @@
 """The one truth on notebook parameters: their names, types, allowed values and meaning.
 
-Notebooks declare a subset of `PARAMETERS` in their cell tagged `parameters` and pass the values
-through `validated`; the study runner reads the same declarations with `declared`.
+Notebooks declare a subset of `PARAMETERS` in their cell tagged `parameters` and `read` the values
+in the next one; the study runner reads the same declarations from their files.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import html
-import io
 import math
 import re
-import tokenize
-from collections.abc import Callable, Collection
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import yaml
-
 from robustlib.core import paths
-from robustlib.core.checks import check_name, check_nonempty, check_severity
+from robustlib.core.checks import (
+    UnknownNameError,
+    check_name,
+    check_nonempty,
+    check_number,
+    check_severity,
+)
 from robustlib.core.devices import pick_device
 from robustlib.data import DATASETS
+from robustlib.study.declarations import executed
+from robustlib.study.values import coerce
 
-Check = Callable[[Any], object]
-"""Takes a value of the right type; raises `ValueError` if it is not allowed."""
+Check = Callable[[Any], Any]
+"""Takes a value of the right type; returns it as settings hold it, or raises `ValueError`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,60 +48,76 @@ class Parameter:
 
 def _between(low: float, high: float = math.inf, *, zero: str = "", above: bool = False) -> Check:
     """From `low` (excluded if `above`) to `high`; `zero` says what 0 means, if it is allowed."""
+    unit = f"or 0 for {zero}" if zero else ""
 
-    def check(value: float) -> None:
-        if zero and value == 0:
-            return
-        if not (low < value if above else low <= value) or value > high:
-            bound = f"more than {low:g}" if above else f"at least {low:g}"
-            limit = f" and at most {high:g}" if math.isfinite(high) else ""
-            alternative = f", or 0 for {zero}" if zero else ""
-            raise ValueError(f"must be {bound}{limit}{alternative}")
+    def check(value: float) -> float:
+        if not (zero and value == 0):
+            check_number(value, "it", low=low, high=high, above=above, unit=unit)
+        return value
 
     return check
 
 
-def _one_of(allowed: Callable[[], Collection[str]], kind: str) -> Check:
+def _one_of(allowed: Callable[[], Iterable[str]], kind: str) -> Check:
     return lambda value: check_name(value, allowed(), kind)
 
 
 def _each(check: Check) -> Check:
     """A list that is not empty and repeats nothing, each entry of which passes `check`."""
 
-    def check_all(values: list[Any]) -> None:
+    def check_all(values: list[Any]) -> tuple[Any, ...]:
         check_nonempty(values, "the list")
-        for value in values:
-            check(value)
+        return tuple(check(value) for value in values)
 
     return check_all
 
 
-def _corruption_names() -> Collection[str]:
+# These names are imported late: what a notebook doesn't declare, it needn't wait for.
+
+
+def _corruption_names() -> Iterable[str]:
     from robustlib import corruptions
 
     return corruptions.names("all")
 
 
-def _architecture_names() -> Collection[str]:
+def _architecture_names() -> Iterable[str]:
     from robustlib.models import ARCHITECTURES
 
     return ARCHITECTURES
 
 
-def _run_name(name: str) -> None:
+def _augmentation_names() -> Iterable[str]:
+    from robustlib.training import AUGMENTATIONS
+
+    return AUGMENTATIONS
+
+
+def _options(entries: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    from robustlib.study.options import Options
+
+    return Options(entries)
+
+
+def _device(name: str) -> str:
+    pick_device(name)
+    return name
+
+
+def _run_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError("must be letters, digits, '-', '_' and '.', and start with the first two")
+    return name
 
 
-def _run_names(names: list[str]) -> None:
-    for name in names:
-        _run_name(name)
+def _run_names(names: list[str]) -> tuple[str, ...]:
+    return tuple(_run_name(name) for name in names)
 
 
-def _data_root(root: str) -> None:
+def _data_root(root: str) -> str:
     """Empty, or a folder with train/ and test/ or val/, seen from here or from the project."""
     if not root:
-        return
+        return root
     folder = Path(root).expanduser()
     if not folder.is_dir():
         folder = paths.project_root() / folder
@@ -110,6 +127,7 @@ def _data_root(root: str) -> None:
         raise ValueError("must be a folder with train/ and test/ (or val/); train/ is missing")
     if not ((folder / "test").is_dir() or (folder / "val").is_dir()):
         raise ValueError("must be a folder with train/ and test/ (or val/); the latter is missing")
+    return root
 
 
 _CORRUPTIONS = _each(_one_of(_corruption_names, "corruption"))
@@ -132,6 +150,11 @@ PARAMETERS: dict[str, Parameter] = {
     "epochs": Parameter("int", _between(1), "passes over the training images"),
     "ablation_epochs": Parameter("int", _between(1), "passes over the images of an ablation"),
     "batch_size": Parameter("int", _between(2), "images in a training batch"),
+    "augmentation": Parameter(
+        "str",
+        _one_of(_augmentation_names, "augmentation"),
+        "of training images: flips and shifts, wrong for digits, text and signs; none, shift, ...",
+    ),
     "seeds": Parameter("list[int]", _each(_between(0)), "training seeds, one model for each"),
     "severities": Parameter("list[int]", _each(check_severity), "severities, from 1 to 5"),
     "corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions to study"),
@@ -149,92 +172,18 @@ PARAMETERS: dict[str, Parameter] = {
         _one_of(lambda: ("ratio", "raw"), "normalisation"),
         "overlap of accuracies relative to clean (ratio) or as they are (raw)",
     ),
+    "options": Parameter(
+        "list[str]", _options, "options of corruptions and attacks in the tests, name.option=value"
+    ),
     "bootstrap": Parameter("int", _between(100, 100_000), "resamples for each interval"),
     "run": Parameter("str", _run_name, "name of the run, for its tables and report"),
     "record_runs": Parameter("list[str]", _run_names, "runs whose tables are cited, if any"),
-    "device": Parameter("str", pick_device, "device: auto, cpu or cuda"),
-}
-
-
-def coerce(name: str, value: object, kind: str) -> Any:
-    """Return `value` as `kind`, one of the types that `Parameter.type` names.
-
-    Accepts what papermill and YAML turn well-meant values into: 'false' for a bool, '1e-4' or
-    '8/255' for a float, 3.0 for an int, a scalar or a comma-separated string for a list.
-
-    Raises `ValueError` that names the parameter, what was given and what is expected.
-    """
-    element = re.fullmatch(r"list\[(\w+)\]", kind)
-    try:
-        if element is None:
-            return _SCALARS[kind](value)
-        return [_SCALARS[element[1]](entry) for entry in _entries(value)]
-    except (ValueError, TypeError, ZeroDivisionError, yaml.YAMLError):
-        expected = _EXPECTED[element[1] if element else kind]
-        form = f"a list, each entry {expected}" if element else expected
-        raise ValueError(f"parameter {name!r} must be {form}; got {value!r}.") from None
-
-
-def _entries(value: object) -> list[object]:
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if not isinstance(value, str):
-        return [value]
-    if value.strip().startswith("["):
-        return list(yaml.safe_load(value))
-    return [entry.strip() for entry in value.split(",")] if value.strip() else []
-
-
-def _int(value: object) -> int:
-    number = _float(value)
-    if number != int(number):
-        raise ValueError
-    return int(value) if isinstance(value, int) else int(number)
-
-
-def _float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError
-    if isinstance(value, str) and "/" in value:
-        number = float(Fraction(value.replace(" ", "")))
-    else:
-        number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _bool(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in ("true", "yes", "1"):
-        return True
-    if text in ("false", "no", "0"):
-        return False
-    raise ValueError
-
-
-def _str(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise TypeError
-    return str(value)
-
-
-_SCALARS: dict[str, Callable[[object], Any]] = {
-    "int": _int,
-    "float": _float,
-    "bool": _bool,
-    "str": _str,
-}
-_EXPECTED = {
-    "int": "a whole number",
-    "float": "a finite number",
-    "bool": "true or false",
-    "str": "text",
+    "device": Parameter("str", _device, "device: auto, cpu or cuda"),
 }
 
 
 class Settings:
-    """Base of what `validated` returns: a frozen dataclass, shown as a table in a notebook."""
+    """Base of what `read` returns: a frozen dataclass, shown as a table in a notebook."""
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -243,17 +192,59 @@ class Settings:
             f"<td style='text-align:left'>{html.escape(PARAMETERS[field.name].help)}</td></tr>"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
         )
-        return f"<table><tbody>{rows}</tbody></table>"
+        # JupyterLab takes no $ in it for a formula
+        return f"<table class='tex2jax_ignore mathjax_ignore'><tbody>{rows}</tbody></table>"
 
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def read(namespace: dict[str, Any]) -> Any:
+    """The parameters that a notebook has declared, as `validated` returns them.
+
+    To be called as `settings = parameters.read(globals())` after the parameters cell. It takes the
+    values out of the namespace, so that no later cell can use one that wasn't checked, and
+    keeps them aside: it may be called again, with other values assigned in between or not.
+
+    Raises:
+        ValueError: there is nothing declared, or see `validated` and `check_declared`.
+        UnknownNameError: a name was assigned beside the declared ones, say by
+            `papermill -p epcohs 3`, that the notebook doesn't declare.
+    """
+    types, injected = executed(namespace, PARAMETERS)
+    if not types:
+        raise ValueError("no parameter is declared; run the cell with the parameters first.")
+    check_declared(types, "this notebook")
+    for name in sorted(injected):
+        try:
+            check_name(name, types, "parameter, not declared by this notebook:")
+        except UnknownNameError as error:
+            raise UnknownNameError(
+                f"{error} Correct it, and run again from the cell of the parameters on."
+            ) from None
+    kept = namespace.setdefault("_parameters", {})
+    kept |= {name: namespace[name] for name in types if name in namespace}
+    settings = validated(**{name: kept[name] for name in types})
+    for name in types:
+        namespace.pop(name, None)
+    return settings
+
+
+def check_declared(types: Mapping[str, str], where: str) -> None:
+    """Raise `ValueError` if a name isn't in `PARAMETERS` or is declared with another type."""
+    for name, kind in types.items():
+        check_name(name, PARAMETERS, f"parameter in {where}:")
+        if kind != PARAMETERS[name].type:
+            raise ValueError(
+                f"{where} declares {name!r} as {kind}; it must be {PARAMETERS[name].type}."
+            )
+
+
 def validated(**values: object) -> Any:
     """Coerce and check parameters; return them as the attributes of a frozen dataclass.
 
-    Lists become tuples, so that nothing in the result can change.
+    Lists become tuples, and `options` a mapping, so that nothing in the result can change.
 
     Raises:
         UnknownNameError: a name that is not in `PARAMETERS`.
@@ -272,10 +263,9 @@ def _checked(name: str, value: object) -> Any:
     parameter = PARAMETERS[name]
     coerced = coerce(name, value, parameter.type)
     try:
-        parameter.check(coerced)
+        return parameter.check(coerced)
     except ValueError as error:
         raise ValueError(f"parameter {name!r} = {coerced!r}: {str(error).rstrip('.')}.") from None
-    return tuple(coerced) if isinstance(coerced, list) else coerced
 
 
 def _check_together(values: dict[str, Any]) -> None:
@@ -295,74 +285,3 @@ def _check_together(values: dict[str, Any]) -> None:
             "'train_corruptions' and 'unseen_corruptions' share "
             f"{', '.join(sorted(seen))}: what is trained with is not unseen."
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """A parameter as a notebook declares it: its annotation, default value and comment."""
-
-    type: str
-    default: Any
-    help: str
-
-
-def declared(notebook: str | Path) -> dict[str, Declared]:
-    """The parameters that a notebook declares in its cell tagged `parameters`, in order.
-
-    Raises `ValueError` if the notebook can't be read, has no such cell or several, or if anything
-    stands in it but lines of the form `n_train: int = 10_000  # comment`.
-    """
-    path = Path(notebook)
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path.name} can't be read as a notebook: {error}") from None
-    tagged = [
-        cell.source
-        for cell in cells
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
-    ]
-    if len(tagged) != 1:
-        raise ValueError(
-            f"{path.name} must have one code cell tagged 'parameters', found {len(tagged)}."
-        )
-    return _declarations(tagged[0], path.name)
-
-
-def _declarations(source: str, where: str) -> dict[str, Declared]:
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise ValueError(f"{where}: the parameters cell is not Python: {error}.") from None
-    comments = {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found: dict[str, Declared] = {}
-    for statement in statements:
-        text = ast.unparse(statement)
-        fault = f"{where}: the parameters cell holds {text!r}; "
-        if not (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and statement.value is not None
-        ):
-            raise ValueError(f"{fault}only lines such as 'epochs: int = 8  # comment' may stand.")
-        try:
-            default = ast.literal_eval(statement.value)
-        except ValueError:
-            raise ValueError(f"{fault}its value must be a literal.") from None
-        comment = comments.get(statement.end_lineno or 0) or comments.get(statement.lineno)
-        if not comment:
-            raise ValueError(f"{fault}it needs a trailing comment that says what it is.")
-        name = statement.target.id
-        if name in found:
-            raise ValueError(f"{fault}{name!r} is declared twice.")
-        found[name] = Declared(ast.unparse(statement.annotation), default, comment)
-    if list(found) == ["run"] and "\n" not in source.strip():
-        raise ValueError(
-            f"{where}: IPython takes a cell of the single line 'run: ...' for its command %run; "
-            "put a comment line above it."
-        )
-    return found

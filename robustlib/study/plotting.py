@@ -1,20 +1,94 @@
-"""Figures of the study. Functions take images or tables and return figures; they print nothing."""
+"""Figures of the study. Functions take images or tables and return figures; they print nothing.
+
+Names that come from data are shown as they are, whatever characters they hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor
 
 from robustlib.analysis.statistics import wilson_interval
 
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX*<>"
+_LONGEST, _TITLE = 40, 80  # characters that a figure has room for in a name, in a title
+
+P = ParamSpec("P")
+
+
+def _literal(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A dollar sign in the figure's texts is a dollar sign, and starts no formula."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context({"text.parse_math": False}):
+            return function(*args, **kwargs)
+
+    return drawn
+
+
+def _text(value: object, longest: int = _LONGEST) -> str:
+    """A name in one line: shortened in its middle, what the fonts lack written as \\u65e5."""
+    known = _characters(tuple(plt.rcParams["font.family"]), tuple(plt.rcParams["font.sans-serif"]))
+    shown = "".join(
+        character if ord(character) in known else character.encode("unicode_escape").decode()
+        for character in " ".join(str(value).split())
+        if character.isprintable()
+    )
+    if len(shown) <= longest:
+        return shown
+    return f"{shown[: longest // 2]}…{shown[longest // 2 + 1 - longest :]}"
+
+
+def _axis(name: object) -> str:
+    return "" if name is None else _text(name)
+
+
+def _beyond(names: Iterable[str]) -> int:
+    """By how many characters the longest name goes beyond what a figure has room for anyhow."""
+    return max(0, max(map(len, names), default=0) - 15)
+
+
+def _block(label: str, width: int) -> str:
+    """The lines of a label, each as `_text` and broken at `width` characters."""
+    lines = [line for given in label.splitlines() for line in textwrap.wrap(_text(given), width)]
+    return "\n".join(lines)
+
+
+@functools.cache
+def _characters(families: tuple[str, ...], sans_serif: tuple[str, ...]) -> frozenset[int]:
+    """What the fonts in use can draw; sans_serif: what that family stands for now."""
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    return frozenset().union(*(font.get_charmap() for font in fonts))
+
+
+def _look(number: int) -> tuple[str, tuple[float, float, float]]:
+    """Marker and colour of a line, told apart from those of the lines before it."""
+    return MARKERS[number % len(MARKERS)], PALETTE[number % len(PALETTE)]
+
+
+def _legend(axis: Axes, lines: dict[object, Any]) -> None:
+    """A legend beside `axis` of lines by name.
+
+    The names are handed over with the lines: as a line's label, one with a leading underscore
+    would be left out.
+    """
+    if lines:
+        names = [_text(name) for name in lines]
+        handles = list(lines.values())
+        axis.legend(handles, names, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def use_style() -> None:
@@ -33,6 +107,7 @@ def use_style() -> None:
     )
 
 
+@_literal
 def image_grid(
     rows: Sequence[Tensor],
     *,
@@ -45,8 +120,8 @@ def image_grid(
 
     Args:
         rows: each float32 (N, 3, H, W) in [0, 1], all with the same N.
-        row_labels: written to the left of the rows.
-        column_labels: written above the columns.
+        row_labels: written to the left of the rows; a label may have several lines.
+        column_labels: written above the columns, likewise; long ones are broken.
         title: written above everything.
         size: side of an image in inches.
     """
@@ -67,16 +142,17 @@ def image_grid(
             axis.set_yticks([])
             axis.grid(False)
             if row == 0 and column_labels:
-                axis.set_title(column_labels[column], fontsize=9)
+                axis.set_title(_block(column_labels[column], max(8, int(13 * size))), fontsize=9)
         if row_labels:
             axes[row, 0].set_ylabel(
-                row_labels[row], rotation=0, ha="right", va="center", fontsize=9
+                _block(row_labels[row], 20), rotation=0, ha="right", va="center", fontsize=9
             )
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(_text(title, _TITLE), fontsize=11)
     return figure
 
 
+@_literal
 def severity_curves(table: pd.DataFrame) -> Figure:
     """Accuracy of one model by severity, a panel for each family, with 95 % Wilson intervals.
 
@@ -86,12 +162,12 @@ def severity_curves(table: pd.DataFrame) -> Figure:
     clean = float(table.loc[table["family"] == "clean", "accuracy"].mean())
     common = table[~table["family"].isin(["clean", "adversarial"])]
     families = list(dict.fromkeys(common["family"]))
-    columns = min(3, len(families))
-    lines = -(-len(families) // columns)
+    columns = min(3, max(1, len(families)))
+    rows = max(1, -(-len(families) // columns))
     figure, axes = plt.subplots(
-        lines,
+        rows,
         columns,
-        figsize=(3.6 * columns, 3.3 * lines),
+        figsize=(3.6 * columns, 3.3 * rows),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -102,25 +178,22 @@ def severity_curves(table: pd.DataFrame) -> Figure:
     for axis, family in zip(axes.flat, families, strict=False):
         axis.axhline(clean, color="0.4", linestyle="--", linewidth=1)
         members = common[common["family"] == family].groupby("perturbation", sort=False)
-        for number, (name, group) in enumerate(members):
+        drawn = []
+        for number, (_, group) in enumerate(members):
             low, high = wilson_interval(group["accuracy"].to_numpy(), group["n"].to_numpy())
-            axis.plot(
-                group["severity"],
-                group["accuracy"],
-                marker=MARKERS[number],
-                color=PALETTE[number],
-                label=name,
-            )
-            axis.fill_between(group["severity"], low, high, color=PALETTE[number], alpha=0.15)
-        axis.set_title(family)
+            marker, colour = _look(number)
+            drawn += axis.plot(group["severity"], group["accuracy"], marker=marker, color=colour)
+            axis.fill_between(group["severity"], low, high, color=colour, alpha=0.15)
+        axis.set_title(_text(family))
         axis.set_ylim(0, 1)
         axis.set_xticks(sorted(common["severity"].unique()))
-        axis.legend(fontsize=7.5, loc="lower left")
+        axis.legend(drawn, [_text(name) for name, _ in members], fontsize=7.5, loc="lower left")
     figure.supxlabel("severity", fontsize=10)
     figure.supylabel("accuracy (dashed: clean)", fontsize=10)
     return figure
 
 
+@_literal
 def heatmap(
     values: pd.DataFrame,
     *,
@@ -142,9 +215,10 @@ def heatmap(
     """
     largest = float(np.nanmax(np.abs(values.to_numpy()), initial=1e-9))
     top = limit if limit is not None else largest
-    figure, axis = plt.subplots(
-        figsize=(2.4 + 0.72 * values.shape[1], 1.9 + 0.42 * values.shape[0]), layout="constrained"
-    )
+    values = values.rename(index=_text, columns=_text).rename_axis(index=_axis, columns=_axis)
+    width = 2.4 + 0.72 * values.shape[1] + 0.075 * _beyond(values.index)
+    height = 1.9 + 0.42 * values.shape[0] + 0.05 * _beyond(values.columns)
+    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
     sns.heatmap(
         values,
         ax=axis,
@@ -157,12 +231,13 @@ def heatmap(
         linewidths=0.5,
         cbar_kws={"label": label},
     )
-    axis.set_title(title)
+    axis.set_title(_text(title, _TITLE))
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     plt.setp(axis.get_yticklabels(), rotation=0)
     return figure
 
 
+@_literal
 def intervals(
     table: pd.DataFrame,
     *,
@@ -189,27 +264,28 @@ def intervals(
         figsize=(7.5, 1.1 + (0.16 + 0.08 * len(groups)) * len(items)), layout="constrained"
     )
     axis.axvline(reference, color="0.3", linewidth=1)
+    drawn: dict[object, Any] = {}
     for number, name in enumerate(groups):
         rows = table if group is None else table[table[group] == name]
-        offset = 0.6 * (number / (len(groups) - 1) - 0.5) if shared else 0.0
+        offset = 0.6 * (number / max(1, len(groups) - 1) - 0.5) if shared else 0.0
         positions = np.array([items.index(entry) for entry in rows[item]]) + offset
-        axis.errorbar(
+        marker, colour = _look(number)
+        drawn[name] = axis.errorbar(
             rows[value],
             positions,
             xerr=[rows[value] - rows["low"], rows["high"] - rows[value]],
-            fmt=MARKERS[number],
-            color=PALETTE[number],
+            fmt=marker,
+            color=colour,
             markersize=5,
             capsize=2,
             linewidth=1.2,
-            label=name,
         )
-    axis.set_yticks(range(len(items)), items)
+    axis.set_yticks(range(len(items)), [_text(entry) for entry in items])
     axis.set_ylim(len(items) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(label)
-    if group and groups:
-        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    if group:
+        _legend(axis, drawn)
     return figure
 
 
@@ -235,6 +311,7 @@ def training_curves(histories: dict[str, list[dict[str, float]]]) -> Figure:
     )
 
 
+@_literal
 def lines(
     table: pd.DataFrame,
     *,
@@ -270,36 +347,27 @@ def lines(
         squeeze=False,
         layout="constrained",
     )
+    drawn: dict[object, Any] = {}
     for axis, title in zip(axes.flat, panels, strict=False):
         part = table[table[panel] == title] if panel else table
         for number, name in enumerate(groups):
             line = part[part[group] == name].sort_values(x)
-            colour = PALETTE[number % len(PALETTE)]
-            axis.plot(
-                line[x],
-                line[y],
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=4.5,
-                color=colour,
-                label=str(name),
+            marker, colour = _look(number)
+            (drawn[name],) = axis.plot(
+                line[x], line[y], marker=marker, markersize=4.5, color=colour
             )
             if "low" in line:
                 axis.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.15)
-        axis.set_title(title)
+        axis.set_title(_text(title))
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     figure.supxlabel(xlabel, fontsize=10)
     axes[0, 0].set_ylabel(ylabel)
-    last = axes[0, columns - 1]
-    last.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        fontsize=8,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1),
-    )
+    _legend(axes[0, columns - 1], drawn)
     return figure
 
 
+@_literal
 def scatter(table: pd.DataFrame, *, x: str, y: str, xlabel: str, ylabel: str, title: str) -> Figure:
     """One labelled point a row, the index naming it.
 
@@ -312,17 +380,12 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, xlabel: str, ylabel: str, ti
         title: of the figure.
     """
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    drawn: dict[object, Any] = {}
     for number, (name, row) in enumerate(table.iterrows()):
-        axis.plot(
-            row[x],
-            row[y],
-            MARKERS[number % len(MARKERS)],
-            color=PALETTE[number % len(PALETTE)],
-            markersize=8,
-            label=str(name),
-        )
+        marker, colour = _look(number)
+        (drawn[name],) = axis.plot(row[x], row[y], marker, color=colour, markersize=8)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    axis.set_title(title)
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    axis.set_title(_text(title, _TITLE))
+    _legend(axis, drawn)
     return figure

@@ -1,15 +1,18 @@
 """Run the study's notebooks in order and make a report: `python -m robustlib.study`.
 
 Everything a user can get wrong is checked before the first notebook starts. A failing notebook
-does not stop the others. Exit codes: 0 all ran, 1 a notebook failed, 2 bad input.
+does not stop the others. Exit codes: 0 all ran, 1 a notebook failed, 2 bad input, 130 interrupted
+(by Ctrl-C or SIGTERM).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,8 +29,10 @@ from robustlib.core import paths
 from robustlib.core.checks import check_name
 from robustlib.core.store import Store
 from robustlib.study import report, results
-from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.study.declarations import declared
+from robustlib.study.parameters import check_declared, validated
 from robustlib.study.report import Outcome, duration
+from robustlib.study.values import coerce
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def plan(
     *,
     run: str,
     params: Path | None = None,
-    overrides: Sequence[tuple[str, str]] = (),
+    overrides: Sequence[Sequence[str]] = (),
     only: Sequence[str] = (),
 ) -> list[Job]:
     """What to execute, in reading order, with every value coerced and checked.
@@ -83,22 +88,16 @@ def plan(
     for stem in chosen:
         where = files[stem].name
         found = declarations[stem]
-        for name, declaration in found.items():
-            check_name(name, PARAMETERS, f"parameter in {where}:")
-            if declaration.type != PARAMETERS[name].type:
-                raise ValueError(
-                    f"{where} declares {name!r} as {declaration.type}; "
-                    f"it must be {PARAMETERS[name].type}."
-                )
+        check_declared({name: d.type for name, d in found.items()}, where)
         passed: dict[str, Any] = {}
         for name, value in from_files.get(stem, {}).items():
             check_name(name, found, f"parameter of {where} in {params}:")
             passed[name] = value
-        passed |= {name: _relative_to_project(name, v) for name, v in overrides if name in found}
-        if "run" in found:
-            passed["run"] = run
-        values = {name: d.default for name, d in found.items()} | passed
         try:
+            passed |= {n: _relative_to_project(n, value) for n, value in overrides if n in found}
+            if "run" in found:
+                passed["run"] = run
+            values = {name: d.default for name, d in found.items()} | passed
             validated(**values)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -134,8 +133,12 @@ def _read_params(folder: Path, stems: Sequence[str]) -> dict[str, dict[str, Any]
     return values
 
 
-def _relative_to_project(name: str, value: str) -> str:
-    """A data folder given from the working directory, as the notebooks will find it."""
+def _relative_to_project(name: str, value: str) -> Any:
+    """Files and folders given from the working directory, as the notebooks will find them."""
+    if name == "options":
+        from robustlib.study.options import seen_from_project
+
+        return seen_from_project(coerce(name, value, "list[str]"))
     if name != "data_root" or not value or not Path(value).exists():
         return value
     given = Path(value)
@@ -180,6 +183,9 @@ def _execute_one(
                 cwd=job.notebook.parent,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
+    except KeyboardInterrupt:
+        target.unlink(missing_ok=True)  # half a notebook would look like a whole one
+        raise
     except Exception as failure:  # whatever it is, the next notebook gets its turn
         error = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
     seconds = time.perf_counter() - start
@@ -266,9 +272,9 @@ def _latest_run() -> str:
     return latest.parent.name
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m robustlib.study", description="Run the notebooks and make a report."
+        prog=prog, description="Run the notebooks of the study and make a report."
     )
     parser.add_argument("--params", metavar="FOLDER", help="flat YAML files, one a notebook")
     parser.add_argument("--run", metavar="NAME", help="default: the name of FOLDER, or study")
@@ -289,33 +295,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, notebooks: Path | None = None) -> int:
-    """The command line; returns the exit code. `notebooks` replaces the project's folder."""
-    args = _parser().parse_args(arguments)
+def main(
+    arguments: Sequence[str] | None = None,
+    notebooks: Path | None = None,
+    *,
+    prog: str = "python -m robustlib.study",
+) -> int:
+    """The command line; returns the exit code.
+
+    notebooks: a folder in place of the project's. prog: how it is called, for its messages.
+    """
+    args = _parser(prog).parse_args(arguments)
+    with _interruptible():
+        try:
+            return _study(args, notebooks or paths.project_root() / "notebooks")
+        except ValueError as error:
+            print(f"study: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(
+                "study: interrupted. What was trained and evaluated is stored: the same command "
+                "goes on from there.",
+                file=sys.stderr,
+            )
+            return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first request to stop, of whatever kind, raises `KeyboardInterrupt`; others are ignored.
+
+    So nothing disturbs the end of the kernel, which the exception brings about.
+    """
+    requests = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        requests.append(signal.SIGHUP)
+    before = {request: signal.getsignal(request) for request in requests}
+    heeded = [request for request, handler in before.items() if handler != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []  # only the main thread may say what a signal does
+
+    def stop(number: int, frame: object) -> None:
+        for request in heeded:
+            signal.signal(request, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for request in heeded:
+        signal.signal(request, stop)
     try:
-        if args.no_execute:
-            if args.params or args.p or args.only:
-                raise ValueError("--no-execute goes with --run only.")
-            run = args.run or _latest_run()
-            validated(run=run)
-            print(f"report: {_short(report.build_site(paths.reports_dir(run), run))}")
-            return 0
-        params = _locate(args.params) if args.params else None
-        run = args.run or (params.resolve().name if params else "study")
+        yield
+    finally:
+        for request in heeded:
+            signal.signal(request, before[request])
+
+
+def _study(args: argparse.Namespace, notebooks: Path) -> int:
+    if args.no_execute:
+        if args.params or args.p or args.only:
+            raise ValueError("--no-execute goes with --run only.")
+        run = args.run or _latest_run()
         validated(run=run)
-        jobs = plan(
-            notebooks or paths.project_root() / "notebooks",
-            run=run,
-            params=params,
-            overrides=[(name, value) for name, value in args.p],
-            only=args.only,
+        print(f"report: {_short(report.build_site(paths.reports_dir(run), run))}")
+        return 0
+    if not notebooks.is_dir():
+        raise ValueError(
+            f"it runs the notebooks of the project, and {notebooks.parent} has no folder "
+            f"{notebooks.name!r}: get the project with git clone, and run it in there."
         )
-        out = paths.reports_dir(run)
-        _check_writable(out)
-        Store()  # raises if the notebooks could not write to it
-    except ValueError as error:
-        print(f"study: {error}", file=sys.stderr)
-        return 2
+    params = _locate(args.params) if args.params else None
+    run = args.run or (params.resolve().name if params else "study")
+    validated(run=run)
+    jobs = plan(notebooks, run=run, params=params, overrides=args.p, only=args.only)
+    out = paths.reports_dir(run)
+    _check_writable(out)
+    Store()  # raises if the notebooks could not write to it
     start = time.perf_counter()
     outcomes = execute(jobs, out)
     failed = [(j.notebook.stem, o) for j, o in zip(jobs, outcomes, strict=True) if o.error]
