@@ -363,3 +363,10 @@ def test_files_count_by_name_size_and_time(tmp_path: Path) -> None:
     assert digest_of_path(moved) == before
     os.utime(moved / "a", (6, 6))
     assert digest_of_path(moved) != before
+
+
+def test_hashing_an_object_leaves_no_mark_that_counts() -> None:
+    made = module(SOURCE)["Recipe"]()
+    assert fingerprint(made) == fingerprint(made) == fingerprint(module(SOURCE)["Recipe"]())
+    made.bias = 3
+    assert fingerprint(made) != fingerprint(module(SOURCE)["Recipe"]())

@@ -75,10 +75,9 @@ def check_options(
     """Return the options `given` to `owner`, each with the type of its default.
 
     defaults: the options that `owner` has. Where a default is a bool, an int (then 1 or more) or
-    a float (0 or more), the value must be one; where it is None, a path; others come back as they
-    are. `kind` says in the
-    message what `owner` is, for example "attack". Raises `ValueError`, for an unknown option
-    `UnknownNameError`.
+    a float (0 or more), the value must be one; where it is None, a path or None; others come back
+    as they are. `kind` says in the message what `owner` is, for example "attack". Raises
+    `ValueError`, for an unknown option `UnknownNameError`.
     """
     checked = {}
     for name, value in given.items():
@@ -92,7 +91,9 @@ def check_options(
             value = check_whole(value, name, low=1)
         elif isinstance(default, float):
             value = check_number(value, name, low=0)
-        elif default is None:  # an option that names a file or folder
+        elif default is None and value is not None:  # an option that names a file or folder
+            if not isinstance(value, str | Path):
+                raise ValueError(f"{name} must be a path, str or Path, got {value!r}.")
             value = Path(value)
         checked[name] = value
     return checked

@@ -71,6 +71,7 @@ _NO_EFFECT = frozenset(
         *("__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "__repr__"),
         *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
         *("__firstlineno__", "__static_attributes__", "__parameters__", "__orig_bases__"),
+        "__slotnames__",  # noted by copyreg when it is first asked
         *("__dataclass_fields__", "__dataclass_params__", "__match_args__"),
         *("__abstractmethods__", "_abc_impl", "__subclasshook__", "__protocol_attrs__"),
         *("__non_callable_proto_members__", "_is_protocol", "_is_runtime_protocol"),

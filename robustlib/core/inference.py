@@ -54,7 +54,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.eval().requires_grad_(False)
+    model.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
     try:
         with torch.autocast(device_of(model).type, enabled=False), _full_precision():
             yield
