@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -170,7 +173,7 @@ def test_frost_crops_photographs(tmp_path: Path) -> None:
     steps = out[..., 1:] - out[..., :-1]
     torch.testing.assert_close(steps, torch.ones_like(steps), rtol=0, atol=1e-3)
     first = out[:, 0, 0, 0].round().long()
-    assert (first.min(), first.max()) == (0, 16)
+    assert (first.min(), first.max()) == (0, 15)  # of 0 .. 16; the last is never drawn
     save(tmp_path, "b.jpg", (255, 255, 255), size=(300, 300))
     small = corrupt(black[..., :32, :32], "frost", 1, photographs=tmp_path) / 0.2 * 255
     white = small.flatten(1).amin(1) > 254
@@ -204,12 +207,87 @@ def test_frost_from_photographs_does_not_depend_on_the_batch(tmp_path: Path) -> 
     assert drawn.shape == images.shape
 
 
+PUBLISHED = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg", "frost6.jpg")
+
+
+def published_folder(folder: Path) -> Path:
+    """The six files, grey of 40, 80, ... 240, beside what is no photograph of frost."""
+    for i, name in enumerate(PUBLISHED, start=1):
+        save(folder, name, (40 * i,) * 3)
+    save(folder, "another.png", (255, 255, 255))
+    (folder / "__init__.py").touch()
+    return folder
+
+
+def test_frost_of_the_published_photographs_leaves_out_the_sixth(tmp_path: Path) -> None:
+    black = torch.zeros(500, 3, 8, 8)
+    out = corrupt(black, "frost", 5, photographs=published_folder(tmp_path))
+    levels = (out[:, 0, 0, 0] / 0.45 * 255).round().long()
+    counts = torch.bincount(levels, minlength=256)
+    assert counts.nonzero().flatten().tolist() == [40, 80, 120, 160, 200]
+    assert (counts[40:201:40] > 60).all()
+    (tmp_path / "frost6.jpg").unlink()
+    assert torch.equal(corrupt(black, "frost", 5, photographs=tmp_path), out)
+    (tmp_path / "frost3.png").unlink()
+    (tmp_path / "frost5.jpg").unlink()
+    with pytest.raises(ValueError, match=r"lacks frost3\.png, frost5\.jpg"):
+        corrupt(black, "frost", 5, photographs=tmp_path)
+
+
+@pytest.mark.parametrize(("side", "severity", "scale"), [(32, 4, 0.2), (64, 3, 0.3), (120, 5, 1.0)])
+def test_frost_is_that_of_imagenet_c(
+    tmp_path: Path, side: int, severity: int, scale: float
+) -> None:
+    """A plain NumPy version, tried at every place, finds the crop of each image."""
+    generator = np.random.default_rng(0)
+    photograph = generator.integers(0, 256, (side + 3, side + 8, 3)).repeat(math.ceil(1 / scale), 0)
+    photograph = photograph.repeat(math.ceil(1 / scale), 1)[: -1 if scale == 0.2 else None]
+    Image.fromarray(photograph.astype(np.uint8)).save(tmp_path / "a.png")
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        """The first axis, bilinear between the pixels at (i + 1/2) / scale - 1/2."""
+        places = (np.arange(round(len(pixels) * scale)) + 0.5) / scale - 0.5
+        places = places.clip(0, len(pixels) - 1)
+        near = np.floor(places).astype(int)
+        far = np.minimum(near + 1, len(pixels) - 1)
+        weight = (places - near)[:, None, None]
+        return pixels[near] * (1 - weight) + pixels[far] * weight
+
+    frost = resized(resized(photograph).swapaxes(0, 1)).swapaxes(0, 1)
+    row = info("frost").parameters(side)[severity - 1]
+    images = picture(6, side, side)
+    seen = set()
+    for image, out in zip(
+        images, corrupt(images, "frost", severity, photographs=tmp_path), strict=True
+    ):
+        fits = []
+        for top in range(frost.shape[0] - side):
+            for left in range(frost.shape[1] - side):
+                crop = frost[top : top + side, left : left + side]
+                expected = row["image_weight"] * image.permute(1, 2, 0).numpy() * 255
+                expected = np.clip(expected + row["frost_weight"] * crop, 0, 255)
+                if np.abs(out.permute(1, 2, 0).numpy() * 255 - expected).max() < 0.5:
+                    fits.append((top, left))
+        assert len(fits) == 1
+        seen.update(fits)
+    assert len(seen) > 2
+
+
 def test_frost_notices_a_changed_folder(tmp_path: Path) -> None:
     black = torch.zeros(4, 3, 32, 32)
     save(tmp_path, "a.png", (0, 0, 0))
     assert (corrupt(black, "frost", photographs=tmp_path) == 0).all()
     save(tmp_path, "a.png", (255, 255, 255), size=(60, 60))
     assert (corrupt(black, "frost", photographs=tmp_path) > 0.3).all()
+    other = tmp_path / "other.bmp"
+    Image.new("RGB", (60, 60)).save(other, "PNG")
+    size, times = (tmp_path / "a.png").stat().st_size, (1, 1)
+    other.write_bytes(other.read_bytes().ljust(size, b"\0"))
+    os.utime(tmp_path / "a.png", times)
+    corrupt(black, "frost", photographs=tmp_path)
+    os.utime(other, times)
+    other.replace(tmp_path / "a.png")  # of the same size and age
+    assert (corrupt(black, "frost", photographs=tmp_path) == 0).all()
 
 
 def test_frost_errors(tmp_path: Path) -> None:
@@ -219,3 +297,33 @@ def test_frost_errors(tmp_path: Path) -> None:
             corrupt(picture(), "frost", photographs=folder)
     with pytest.raises(ValueError, match="photograph"):
         corrupt(picture(), "frost", photograph=tmp_path)
+    with pytest.raises(ValueError, match="photographs must be a path"):
+        corrupt(picture(), "frost", photographs=3)
+    assert torch.equal(corrupt(picture(), "frost", photographs=None), corrupt(picture(), "frost"))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_frost_refuses_photographs_that_are_broken(tmp_path: Path, suffix: str) -> None:
+    noise = torch.randint(0, 256, (90, 80, 3), generator=torch.Generator().manual_seed(2))
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(noise.to(torch.uint8).numpy()).save(path)
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"version https://git-lfs.github.com/spec/v1"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=f"photograph .*a{suffix} can't be read"):
+            corrupt(picture(), "frost", photographs=tmp_path)
+
+
+def test_frost_reads_photographs_of_every_kind(tmp_path: Path) -> None:
+    black = torch.zeros(2, 3, 8, 8)
+    Image.new("L", (60, 50), 100).save(tmp_path / "a.png")
+    grey = corrupt(black, "frost", photographs=tmp_path)
+    for mode, colour in (("RGB", (100, 100, 100)), ("RGBA", (100, 100, 100, 0)), ("P", 0)):
+        image = Image.new(mode, (60, 50), colour)
+        if mode == "P":
+            image.putpalette([100, 100, 100])
+        image.save(tmp_path / "a.png")
+        assert torch.equal(corrupt(black, "frost", photographs=tmp_path), grey)
+    Image.new("I;16", (60, 50), 25700).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        corrupt(black, "frost", photographs=tmp_path)

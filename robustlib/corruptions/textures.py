@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from robustlib.core.randomness import Stream
@@ -45,8 +44,11 @@ def plasma(stream: Stream, side: int, wibble_decay: float) -> Tensor:
     return grid.sub_(low).div_(high - low)
 
 
-# Path, size in bytes and time of change.
-_Files = tuple[tuple[Path, int, int], ...]
+# The files of ImageNet-C's frost. Its code draws from six and never comes to the sixth.
+PUBLISHED_PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+
+# A path, and what tells whether its file has changed.
+_Files = tuple[tuple[Path, tuple[int, ...]], ...]
 
 
 def scaled_pictures(
@@ -54,21 +56,22 @@ def scaled_pictures(
 ) -> tuple[Tensor, Tensor]:
     """The photographs in a folder, or `frost_pictures` if None, ready to be cropped.
 
-    Scaled by `scale`, or by as much more as it takes to cover an image of `image_shape`, with
-    bilinear interpolation between the nearest pixels. They stay in memory for the next call.
+    Of a folder with the published files the five of `PUBLISHED_PHOTOGRAPHS` and no others; of
+    another folder all that end in .png, .jpg or .jpeg. They are scaled by `scale`, or by as much
+    more as it takes to cover an image of `image_shape`. They stay in memory until a file changes.
     Returns their pixels, one picture after another, uint8 (3, total), and the first pixel,
     height and width of each, int64 (P, 3).
-    Raises `ValueError` if the folder is missing or holds no .png or .jpg.
+    Raises `ValueError` if the folder is missing, holds no such file or only some of the published
+    ones, or if a file can't be read.
     """
-    files = None if folder is None else _photograph_files(folder)
+    files = None if folder is None else _photograph_files(Path(folder).resolve())
     shapes = [picture.shape for picture in _originals(files)]
     h, w = image_shape
     scales = tuple(max(scale, h / shape[1], w / shape[2]) for shape in shapes)
     return _scaled(files, scales, device)
 
 
-def _photograph_files(folder: str | Path) -> _Files:
-    folder = Path(folder).resolve()
+def _photograph_files(folder: Path) -> _Files:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [path for path in inside if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
     if not found:
@@ -76,7 +79,20 @@ def _photograph_files(folder: str | Path) -> _Files:
             "photographs must be a folder with the photographs of ImageNet-C's frost, .png or "
             f".jpg; {folder} {'holds none' if folder.is_dir() else 'is not a folder'}."
         )
-    return tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+    published = [folder / name for name in PUBLISHED_PHOTOGRAPHS]
+    missing = [path.name for path in published if path not in found]
+    if not missing:
+        found = published
+    elif len(missing) < len(published):
+        raise ValueError(
+            f"of the photographs of ImageNet-C's frost, {folder} lacks {', '.join(missing)}; add "
+            "what is missing, or give photographs of your own other names."
+        )
+    stats = [path.stat() for path in found]
+    return tuple(
+        (path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        for path, stat in zip(found, stats, strict=True)
+    )
 
 
 @lru_cache(maxsize=4)
@@ -84,14 +100,20 @@ def _originals(files: _Files | None) -> tuple[Tensor, ...]:
     """The pictures in files, or our own if None: each uint8 (3, H, W)."""
     if files is None:
         return tuple(frost_pictures())
-    pictures = []
-    for path, *_ in files:
+    return tuple(_photograph(path) for path, _ in files)
+
+
+def _photograph(path: Path) -> Tensor:
+    """A picture as OpenCV reads it for ImageNet-C: upright, without transparency, 8 bits."""
+    try:
         with Image.open(path) as photograph:
-            width, height = photograph.size
-            rgb = bytearray(photograph.convert("RGB").tobytes())
-        pixels = torch.frombuffer(rgb, dtype=torch.uint8)
-        pictures.append(pixels.view(height, width, 3).permute(2, 0, 1))
-    return tuple(pictures)
+            if photograph.mode.startswith(("I", "F")):
+                raise OSError(f"it has more than 8 bits a channel, mode {photograph.mode}")
+            upright = ImageOps.exif_transpose(photograph).convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # the last for a broken PNG
+        raise ValueError(f"the photograph {path} can't be read: {error}.") from error
+    pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
+    return pixels.view(upright.height, upright.width, 3).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=8)
@@ -100,13 +122,27 @@ def _scaled(
 ) -> tuple[Tensor, Tensor]:
     pixels, sizes, start = [], [], 0
     for picture, scale in zip(_originals(files), scales, strict=True):
-        # Rounded up, so that an image that needs the scale fits in.
-        h, w = (math.ceil(round(scale * side, 6)) for side in picture.shape[1:])
-        scaled = F.interpolate(picture[None].float(), (h, w), mode="bilinear")[0]
+        scaled = _resize(_resize(picture.float(), scale, -2), scale, -1)
         pixels.append(scaled.round_().to(torch.uint8).flatten(1))
+        h, w = scaled.shape[1:]
         sizes.append((start, h, w))
         start += h * w
     return torch.cat(pixels, 1).to(device), torch.tensor(sizes, device=device)
+
+
+def _resize(picture: Tensor, scale: float, axis: int) -> Tensor:
+    """Scale one axis as OpenCV does: linear between the two nearest pixels, also to shrink.
+
+    The new side is rounded, but pixel i lies at (i + 1/2) / scale - 1/2 of the old one whatever
+    the rounding.
+    """
+    side = picture.shape[axis]
+    places = (torch.arange(round(side * scale), dtype=torch.float64) + 0.5) * (1 / scale) - 0.5
+    near = places.clamp_(0, side - 1).long()
+    weight = (places - near).float()
+    far = (near + 1).clamp_max(side - 1)
+    weight = weight[:, None] if axis == -2 else weight
+    return torch.lerp(picture.index_select(axis, near), picture.index_select(axis, far), weight)
 
 
 def frost_pictures() -> Tensor:

@@ -203,17 +203,21 @@ def frost(
 ) -> Tensor:
     """image_weight x + frost_weight f, f a random crop of one of several pictures of frost.
 
-    photographs: a folder with the photographs of the published corruption, .png or .jpg, each
-    as likely; None for those of `textures.frost_pictures`, this project's own. They are scaled by
-    photograph_scale (that at 64 pixels is this project's choice), or by more if the image
-    needs it, with bilinear interpolation between the nearest pixels.
-    Raises `ValueError` if the folder is missing or holds no such file.
+    photographs: a folder with the photographs of ImageNet-C, for the published corruption; of
+    the six files its code draws one of the first five, as here (frost2.png and frost3.png are the
+    same picture). Or a folder with others, .png or .jpg, each as likely. None for the pictures of
+    `textures.frost_pictures`, this project's own. They are scaled by photograph_scale, or by
+    more if the image needs it, which is this project's choice: the published code fails then.
+    A folder that is changed is read again.
+    Raises `ValueError` if the folder is missing, holds no such file or only some of the published
+    ones, or if a file can't be read.
     """
     h, w = images.shape[-2:]
     pixels, sizes = scaled_pictures(photographs, photograph_scale, (h, w), images.device)
     start, height, width = sizes[stream.integers(0, len(sizes))].unbind(1)
-    room = torch.stack((height - h, width - w), 1)
-    top, left = (stream.uniform((2,)) * (room + 1)).long().minimum(room).unbind(1)
+    # As published, a crop never reaches the last row or column.
+    places = torch.stack((height - h, width - w), 1).clamp_min(1)
+    top, left = (stream.uniform((2,)) * places).long().minimum(places - 1).unbind(1)
     rows = top[:, None] + torch.arange(h, device=images.device)
     columns = left[:, None] + torch.arange(w, device=images.device)
     index = (start[:, None] + rows * width[:, None])[:, :, None] + columns[:, None]
