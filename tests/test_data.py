@@ -1,6 +1,7 @@
 """The interface of the data sources, the folder source, CIFAR, and the cache."""
 
 import hashlib
+import os
 import pickle
 import warnings
 
@@ -75,10 +76,22 @@ def test_split_refuses_wrong_types():
     images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="uint8"):
         data.Split(images.float(), labels, labels)
+    with pytest.raises(ValueError, match="got ndarray"):
+        data.Split(images.numpy(), labels, labels)
     with pytest.raises(ValueError, match="labels must be int64"):
-        data.Split(images, labels.int(), labels)
+        data.Split(images, labels.float(), labels)
     with pytest.raises(ValueError, match="ids must be int64"):
         data.Split(images, labels, labels[:1])
+    with pytest.raises(ValueError, match="files must name 2 files"):
+        data.Split(images, labels, labels, ["a.png"])
+
+
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor, lambda x: np.array(x, np.uint8)])
+def test_split_takes_whole_numbers_of_any_kind(make):
+    split = data.Split(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), make([1, 0]), make([7, 8]))
+    assert split.labels.dtype == split.ids.dtype == torch.int64
+    assert (split.labels.tolist(), split.ids.tolist()) == ([1, 0], [7, 8])
+    assert split.first(np.int64(1)).ids.tolist() == [7]
 
 
 def test_float_images_are_an_image_batch(root):
@@ -156,7 +169,7 @@ def test_folder_reads_pixels_and_labels(root):
     assert dataset.image_size == 8
     files = [("ape", i) for i in range(4)] + [("bee", i) for i in range(3)]
     files += [("cat", i) for i in range(2)]
-    for image, label, index in zip(*vars(dataset.train).values(), strict=True):
+    for image, label, index in zip(*dataset.train.tensors().values(), strict=True):
         name, number = files[index]
         assert dataset.classes[label] == name
         with Image.open(root / "train" / name / f"{number}.png") as expected:
@@ -191,12 +204,21 @@ def test_folder_converts_to_rgb(root, mode):
     assert load_folder(root).train.images.shape == (10, 3, 8, 8)
 
 
-def test_folder_passes_over_files_that_are_no_images(root):
+def test_folder_names_what_it_passes_over_in_one_warning(root):
     expected = load_folder(root).fingerprint
-    (root / "train" / "ape" / "notes.txt").write_text("no image")
     (root / "train" / "ape" / ".DS_Store.png").write_text("no image")
     (root / "train" / ".git").mkdir()
-    assert load_folder(root).fingerprint == expected
+    assert load_folder(root).fingerprint == expected, "hidden files, silently"
+    for name in ("train/ape/deep/a.heic", "train/list.txt", "test/bee/b.svg", "test/bee/c.PNG.gz"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no image")
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    with pytest.warns(UserWarning, match=r"5 file\(s\) passed over") as caught:
+        assert load_folder(root).fingerprint == expected
+    (warning,) = caught
+    assert warning.filename == __file__
+    for name in ("a.heic", "list.txt", "b.svg", "c.PNG.gz", "pipe.png"):
+        assert name in str(warning.message)
 
 
 def test_folder_finds_a_relative_root(root, monkeypatch, tmp_path):
@@ -245,7 +267,7 @@ def test_folder_needs_a_root():
         data.load("folder")
 
 
-@pytest.mark.parametrize("bad", [0, -3, 2.0, True])
+@pytest.mark.parametrize("bad", [0, -3, 2.5, True, "8"])
 def test_folder_image_size(root, bad):
     with pytest.raises(ValueError, match="image_size must be an integer"):
         load_folder(root, image_size=bad)

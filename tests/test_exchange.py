@@ -34,7 +34,7 @@ from robustlib.exchange import (
     writing,
 )
 from robustlib.exchange.__main__ import main
-from robustlib.training import TrainedModel
+from robustlib.models import Classifier
 
 NAMES = ("fog", "contrast")
 
@@ -102,7 +102,8 @@ def test_arrays_have_the_layout_of_cifar_10_c(tiny, tmp_path) -> None:
     written = export_cifar_c(tmp_path, shuffled, NAMES, seed=7, progress=False)
     assert written == 2 * 5 * 60
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("fog.npy", "contrast.npy", "labels.npy", "robustlib.json")
+        *("fog.npy", "contrast.npy", "labels.npy", "robustlib.json"),
+        *("fog.json", "contrast.json"),
     }
     labels = np.load(tmp_path / "labels.npy")
     assert labels.dtype == np.uint8
@@ -180,7 +181,7 @@ def test_bad_splits_and_names(tiny, tmp_path) -> None:
     many = Split(tiny.test.images, tiny.test.labels + 254, tiny.test.ids)
     for split, names, message in [
         (tiny.test, ["fogg"], "Did you mean 'fog'"),
-        (tiny.test, [], "names is empty"),
+        (tiny.test, [], "names .* is empty"),
         (tiny.test, ["fog", "fog"], "repeats"),
         (tiny.test.first(0), ["fog"], "at least one image"),
         (twice, ["fog"], "each id only once"),
@@ -188,7 +189,7 @@ def test_bad_splits_and_names(tiny, tmp_path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             export_cifar_c(tmp_path / "new", split, names)
-    with pytest.raises(ValueError, match="seed must be an int"):
+    with pytest.raises(ValueError, match="seed must be an integer"):
         export_cifar_c(tmp_path / "new", tiny.test, ["fog"], seed=1.5)
     assert not (tmp_path / "new").exists()
 
@@ -257,9 +258,9 @@ class Rounded:
 
 
 @pytest.fixture(scope="module")
-def model() -> TrainedModel:
+def model() -> Classifier:
     network = models.build("small_resnet", classes=3, image_size=16, seed=0).eval()
-    return TrainedModel("none", 0, "small_resnet", "0" * 32, network, [], False, 0.0)
+    return models.wrap(network, name="none")
 
 
 def test_evaluation_on_files_equals_that_on_rounded_images(tiny, cifar, model, store) -> None:
@@ -352,10 +353,11 @@ def test_stored_images_fit_the_folder_data_set(tmp_path, monkeypatch) -> None:
     image = next((out / "fog" / "3").rglob("*.png"))
     os.utime(image, ns=(0, 0))
     assert Stored("fog", 3, out).digest() != before
+    with pytest.raises(ValueError, match="none of id 10"):
+        apply(Stored("fog", 3, out), Split(half.images[:1], half.labels[:1], [10]))
     image.unlink()
-    Stored("fog", 3, out).digest()
-    with pytest.raises(ValueError, match="none of id 9"):
-        apply(Stored("fog", 3, out), part_of(dataset.test, dataset.test.ids.argsort().flip(0)[:1]))
+    with pytest.raises(DataError, match=image.name):
+        Stored("fog", 3, out).digest()
 
 
 def test_an_unregistered_name_has_the_family_stored(cifar) -> None:
@@ -385,17 +387,17 @@ def test_bad_sources(photos, tmp_path) -> None:
         export_imagenet_c(tmp_path / "none", out, NAMES)
 
 
-def test_an_unreadable_image_is_named_and_the_rest_stays(photos, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(writing, "_BATCH_VALUES", 1)
+def test_an_unreadable_image_is_named_before_anything_is_written(photos, tmp_path) -> None:
     broken = photos / "b" / "1.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-300])
     for folder, size in (("own", None), ("cropped", 16)):
         with pytest.raises(DataError, match=r"can't read the image .*b/1\.png"):
             export_imagenet_c(photos, tmp_path / folder, ["fog"], image_size=size, progress=False)
-        assert len(list((tmp_path / folder).rglob("*.png"))) == 4 * 5
-        assert not list((tmp_path / folder).glob(".unfinished*"))
+        assert not (tmp_path / folder).exists()
     broken.write_bytes(whole)
+    assert export_imagenet_c(photos, tmp_path / "own", ["fog"], progress=False) == 30
+    broken.write_bytes(whole + b"changed")
     with pytest.raises(ValueError, match="made otherwise: files"):
         export_imagenet_c(photos, tmp_path / "own", ["fog"], progress=False)
 
@@ -499,7 +501,9 @@ def test_a_misspelt_corruption_is_one_line(photos, tmp_path) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert line.startswith("exchange: unknown corruption or suite 'fogg'. Did you mean 'fog'?")
+    assert line.startswith(
+        "python -m robustlib.exchange: unknown corruption or suite 'fogg'. Did you mean 'fog'?"
+    )
 
 
 def test_the_command_writes_arrays(photos, tmp_path, capsys) -> None:
@@ -510,7 +514,7 @@ def test_the_command_writes_arrays(photos, tmp_path, capsys) -> None:
     assert main([*arrays, "--image-size", "0"]) == 2
     assert main([str(photos / "a"), *arrays[1:], "--image-size", "16"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in errors] == ["exchange"] * 4
+    assert [line.split(":")[0] for line in errors] == ["python -m robustlib.exchange"] * 4
     assert not out.exists()
     assert main([*arrays, "--image-size", "16"]) == 0
     assert "30 images written" in capsys.readouterr().out
@@ -522,15 +526,21 @@ def test_an_interruption_is_said_in_a_line(photos, tmp_path, capsys, monkeypatch
     out = tmp_path / "c"
     arguments = [str(photos), str(out), "--corruptions", "fog"]
 
-    def interrupt(images, name, severity, *rest):
-        if severity == 3:
-            raise KeyboardInterrupt
-        return corrupt(images, name, severity, *rest)
+    def interrupt(place, image_format, path, pixels):
+        if path.parts[-3] == "3":
+            raise failure
+        write(place, image_format, path, pixels)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(corruptions, "corrupt", interrupt)
-        assert main(arguments) == 130
+    write = writing._write_image
+    monkeypatch.setattr(writing, "_write_image", interrupt)
+    failure: BaseException = KeyboardInterrupt()
+    assert main(arguments) == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
+    failure = OSError(28, "No space left on device")
+    assert main(arguments) == 1
+    expected = "No space left on device; put that right, and the same command goes on."
+    assert expected in capsys.readouterr().err
+    monkeypatch.undo()
     assert len(list(out.rglob("*.png"))) == 12
     assert main(arguments) == 0
     assert "18 images written" in capsys.readouterr().out

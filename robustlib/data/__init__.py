@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustlib.core.checks import check_name
+from robustlib.core.checks import check_flag, check_name, check_whole
 from robustlib.data import cifar, folder, shapes10
-from robustlib.data.base import DataError, Dataset, DataUnavailableError, Split
+from robustlib.data.base import Dataset, DataUnavailableError, Split
+from robustlib.data.images import DataError, read_image
 from robustlib.data.streamed import StreamedSplit
 
 DATASETS = ("shapes10", "cifar10", "cifar100", "folder")
@@ -19,6 +20,7 @@ __all__ = [
     "Split",
     "StreamedSplit",
     "load",
+    "read_image",
 ]
 
 
@@ -48,6 +50,9 @@ def load(
     arguments out of range. All name what was found and what to do.
     """
     check_name(name, DATASETS, "data set")
+    image_size = check_whole(image_size, "image_size", low=1)
+    if in_memory is not None:
+        in_memory = check_flag(in_memory, "in_memory")
     if name == "folder":
         if not root:
             raise DataError("dataset 'folder' needs root, a folder with train/ and test/ or val/.")
@@ -55,7 +60,7 @@ def load(
     if in_memory is False:
         raise ValueError(f"{name} is held in memory; only 'folder' takes in_memory=False.")
     if image_size != 32:
-        raise ValueError(f"{name} has images of 32 pixels only, got image_size={image_size!r}.")
+        raise ValueError(f"{name} has images of 32 pixels only, got image_size={image_size}.")
     if name == "shapes10":
         if root:
             raise ValueError(f"shapes10 is generated and takes no root, got {str(root)!r}.")

@@ -7,23 +7,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustlib.core import tensorfile
-
-if TYPE_CHECKING:
-    from robustlib.data.streamed import StreamedSplit
+from robustlib.core.checks import check_ids, check_labels, check_whole, settle
+from robustlib.data.images import DataError
+from robustlib.data.streamed import StreamedSplit, check_files
 
 SUBSET_SEED = 20190910
 """Fixes the order of images within each class, and so every subset. Never a parameter."""
-
-
-class DataError(ValueError):
-    """Data that can't be used. The message names the file or folder and says what to do."""
 
 
 class DataUnavailableError(DataError):
@@ -35,29 +30,31 @@ class Split:
     """Labelled images held in memory, as bytes: a quarter of the size of float32.
 
     images  uint8 (N, 3, H, W), RGB
-    labels  int64 (N,), in 0 .. classes - 1
+    labels  int64 (N,), in 0 .. classes - 1; given as any whole numbers, in a list or an array too
     ids     int64 (N,), the index of each image in the full split of its source; a subset keeps
-            them, so that an image meets the same corruption in every subset
+            them, so that an image meets the same corruption in every subset; given like labels
+    files   names of the N files, relative to the folder that holds the classes; empty if the
+            images come from no files
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        n = len(self.images)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+        images = self.images
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images must be a uint8 tensor, got {type(images).__name__}.")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 "a split holds uint8 images of shape (N, 3, H, W), got "
-                f"{self.images.dtype} of {tuple(self.images.shape)}."
+                f"{images.dtype} of {tuple(images.shape)}."
             )
-        for name in ("labels", "ids"):
-            values = getattr(self, name)
-            if values.dtype != torch.int64 or values.shape != (n,):
-                raise ValueError(
-                    f"{name} must be int64 of shape ({n},), got {values.dtype} of "
-                    f"{tuple(values.shape)}."
-                )
+        n = len(images)
+        labels = check_labels(self.labels, n).to(images.device)
+        ids = check_ids(self.ids, n).to(images.device)
+        settle(self, labels=labels, ids=ids, files=check_files(self.files, n))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,15 +70,21 @@ class Split:
 
     def first(self, n: int) -> Split:
         """The first `n` images, or all if there are fewer; balanced over the classes."""
-        return Split(self.images[:n], self.labels[:n], self.ids[:n])
+        n = check_whole(n, "n", low=0)
+        return Split(self.images[:n], self.labels[:n], self.ids[:n], self.files[:n])
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`."""
-        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))
+        images, labels, ids = (value.to(device) for value in self.tensors().values())
+        return Split(images, labels, ids, self.files)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Images, labels and ids by name."""
+        return {"images": self.images, "labels": self.labels, "ids": self.ids}
 
     def digest(self) -> str:
         """SHA-256 (hex) of shape, pixels, labels and ids."""
-        return tensorfile.digest(vars(self))
+        return tensorfile.digest(self.tensors())
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,13 @@ class Dataset:
     ) -> Dataset:
         """A `Dataset` with its fingerprint computed (about a second for a gigabyte)."""
         text = "\0".join([*classes, "", train.digest(), test.digest()])
-        return cls(name, tuple(classes), train, test, hashlib.sha256(text.encode()).hexdigest())
+        hasher = hashlib.sha256(text.encode("utf-8", "surrogateescape"))  # names as in the files
+        return cls(name, tuple(classes), train, test, hasher.hexdigest())
 
     @property
     def image_size(self) -> int:
         """Height, and width, of the images in pixels."""
         return self.train.image_size
-
-
-def check_count(n: int, what: str) -> int:
-    """Return `n` if it is an integer of at least 0; raise `ValueError` that names `what`."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"{what} must be an integer of at least 0 (0: the default), got {n!r}.")
-    return n
 
 
 def balanced_order(labels: np.ndarray) -> np.ndarray:
@@ -147,7 +144,8 @@ def subset_ids(labels: np.ndarray, n: int, what: str) -> np.ndarray:
     labels: int (N,), of the full split. Returns int64 (n,).
     Raises `ValueError` if there are fewer than `n`.
     """
-    if check_count(n, what) > len(labels):
+    n = check_whole(n, what, low=0)
+    if n > len(labels):
         raise ValueError(f"{what}={n}, but there are only {len(labels)} such images.")
     return balanced_order(labels)[: n or len(labels)]
 
@@ -160,12 +158,15 @@ def cached(path: Path, make: Callable[[], Split]) -> Split:
     """
     if path.is_file():
         try:
-            return Split(**tensorfile.read(path)[0])
+            found = tensorfile.read(path)[0]
+            return Split(found["images"], found["labels"], found["ids"])
         except tensorfile.DamagedFileError as error:
             warnings.warn(f"{path} is damaged ({error}); making it again.", stacklevel=2)
+        except OSError as error:
+            warnings.warn(f"can't read {path} ({error}); making it again.", stacklevel=2)
     split = make()
     try:
-        tensorfile.write(path, vars(split), {})
+        tensorfile.write(path, split.tensors(), {})
     except OSError as error:
         warnings.warn(f"can't keep data in {path.parent}: {error}.", stacklevel=2)
     return split

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from robustlib.core import paths
-from robustlib.data.base import Dataset, DataUnavailableError, Split, check_count, subset_ids
+from robustlib.core.checks import check_whole
+from robustlib.data.base import Dataset, DataUnavailableError, Split, subset_ids
 
 _SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
@@ -27,8 +28,8 @@ def load(name: str, n_train: int = 0, n_test: int = 0, root: str | Path | None =
     Raises `DataUnavailableError` if the data are not there and can't be downloaded, `ValueError`
     for a subset larger than the whole.
     """
-    check_count(n_train, "n_train")
-    check_count(n_test, "n_test")
+    n_train = check_whole(n_train, "n_train", low=0)
+    n_test = check_whole(n_test, "n_test", low=0)
     folder = Path(root) if root else paths.data_dir() / name
     import torchvision  # takes seconds, which users of other data need not wait for
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +15,23 @@ import torch
 from tqdm import tqdm
 
 from robustlib.core import paths
-from robustlib.data.base import DataError, Dataset, Split, cached, check_count, subset_ids
-from robustlib.data.streamed import (
-    StreamedSplit,
+from robustlib.core.checks import check_flag, check_whole
+from robustlib.core.identity import fingerprint
+from robustlib.data.base import Dataset, Split, cached, subset_ids
+from robustlib.data.images import (
+    ENDINGS,
+    DataError,
     decoding_threads,
+    digest_of_images,
+    images_below,
     read_image,
-    stamp,
-    unreadable,
+    shown,
+    warn_of_others,
 )
-
-__all__ = ["images_below", "list_split", "load", "read_image", "unreadable"]
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Files with other extensions are no images and are passed over, as torchvision does."""
+from robustlib.data.streamed import StreamedSplit
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of images beyond which a folder is streamed by default (this project's choice)."""
-
-_FORMAT = 1  # raise it with every change to how a file becomes pixels: it is part of the key
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Listing:
     classes: tuple[str, ...]
     files: list[str]  # relative to `folder`, by class and then by name
     labels: np.ndarray  # int64 (N,)
+    others: list[Path]  # files that are no images
 
 
 def load(
@@ -65,20 +65,24 @@ def load(
     each (ImageNet-100 at 224: 20 GB), or read from their files whenever they are needed, which
     gives the same pixels. None: in memory up to `MEMORY_LIMIT` bytes.
 
+    How a file becomes pixels: `robustlib.data.images.read_image`. Files that are no images, or of
+    a kind that Pillow can't read, are passed over, and a warning says which; hidden ones silently.
+
     Raises `DataError` if folders, classes or images are missing or an image can't be read, and
     `ValueError` for a subset larger than the whole.
     """
-    check_count(n_train, "n_train")
-    check_count(n_test, "n_test")
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-        raise ValueError(f"image_size must be an integer of at least 1, got {image_size!r}.")
+    n_train = check_whole(n_train, "n_train", low=0)
+    n_test = check_whole(n_test, "n_test", low=0)
+    image_size = check_whole(image_size, "image_size", low=1)
     train, test = _find_splits(_find_root(root))
     _check_same_classes(train, test)
+    warn_of_others([*train.others, *test.others], stacklevel=3)
     train_ids = subset_ids(train.labels, n_train, "n_train")
     test_ids = subset_ids(test.labels, n_test, "n_test")
     if in_memory is None:
         count = len(train_ids) + len(test_ids)
         in_memory = 3 * image_size**2 * count <= MEMORY_LIMIT
+    in_memory = check_flag(in_memory, "in_memory")
     load_split = _load_split if in_memory else _stream_split
     return Dataset.build(
         "folder",
@@ -110,43 +114,35 @@ def _find_splits(root: Path) -> tuple[Listing, Listing]:
 
 def list_split(folder: Path) -> Listing:
     """The images in the class folders of `folder`; `DataError` if there are none."""
-    with os.scandir(folder) as entries:
-        classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"can't list the folder {shown(folder)} ({error}).") from error
+    classes = [name for name, is_folder in visible if is_folder]
+    others = [folder / name for name, is_folder in visible if not is_folder]
     if not classes:
-        raise DataError(f"{folder} has no images: it should hold one folder for each class.")
+        raise DataError(f"{shown(folder)} has no images: it should hold one folder for each class.")
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(images_below(folder / name, name))
+        found, rest = images_below(folder / name, name)
         if not found:
             raise DataError(
-                f"{folder / name} has no images ({', '.join(EXTENSIONS)}); add some or remove it."
+                f"{shown(folder / name)} has no images ({', '.join(ENDINGS)}); "
+                "add some or remove it."
             )
-        files += found
+        files += sorted(found)
         labels += [label] * len(found)
-    return Listing(folder, tuple(classes), files, np.array(labels, dtype=np.int64))
-
-
-def images_below(folder: Path, relative: str) -> list[str]:
-    """The image files at any depth below `folder`, in any order, each as `relative`/path."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{relative}/{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                found += images_below(folder / entry.name, path)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                found.append(path)
-    return found
+        others += [folder / file for file in rest]
+    return Listing(folder, tuple(classes), files, np.array(labels, dtype=np.int64), others)
 
 
 def _check_same_classes(train: Listing, test: Listing) -> None:
     for here, there in ((train, test), (test, train)):
         missing = sorted(set(here.classes) - set(there.classes))
         if missing:
-            names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            names = ", ".join(map(shown, missing[:5])) + (" ..." if len(missing) > 5 else "")
             raise DataError(
                 f"{len(missing)} class(es) of {here.folder} have no folder in {there.folder}: "
                 f"{names}. Both must hold the same classes; add or remove the folders."
@@ -160,23 +156,21 @@ def _stream_split(listing: Listing, ids: np.ndarray, image_size: int) -> Streame
 
 
 def _load_split(listing: Listing, ids: np.ndarray, image_size: int) -> Split:
-    files = [listing.folder / listing.files[i] for i in ids]
-    labels = torch.from_numpy(listing.labels[ids])
-    path = paths.data_dir() / "cache" / f"{_key(listing, files, ids, image_size)}.safetensors"
+    names = [listing.files[i] for i in ids]
+    path = paths.data_dir() / "cache" / f"{_key(listing, names, ids, image_size)}.safetensors"
 
     def make() -> Split:
+        files = [listing.folder / name for name in names]
         images = _decode(files, image_size, f"decoding {listing.folder.name}/")
-        return Split(images, labels, torch.from_numpy(ids))
+        return Split(images, torch.from_numpy(listing.labels[ids]), torch.from_numpy(ids))
 
-    return cached(path, make)
+    return replace(cached(path, make), files=tuple(names))
 
 
-def _key(listing: Listing, files: Sequence[Path], ids: np.ndarray, image_size: int) -> str:
-    hasher = hashlib.sha256(f"{_FORMAT} {image_size} {listing.classes}".encode())
-    for file, index in zip(files, ids, strict=True):
-        size, time = stamp(file)
-        hasher.update(f"{index} {file} {size} {time}\n".encode())
-    return hasher.hexdigest()[:32]
+def _key(listing: Listing, names: Sequence[str], ids: np.ndarray, image_size: int) -> str:
+    files = digest_of_images(listing.folder, names)
+    text = f"{image_size} {listing.classes} {ids.tolist()} {files} {fingerprint(read_image)} "
+    return hashlib.sha256(text.encode() + os.fsencode(listing.folder)).hexdigest()[:32]
 
 
 def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from robustlib.core import paths
-from robustlib.core.checks import check_name
-from robustlib.data.base import Dataset, Split, cached, check_count
+from robustlib.core.checks import check_labels, check_name, check_whole
+from robustlib.data.base import Dataset, Split, cached
 
 VERSION = 2
 """Part of the cache's folder name: raise it with every change that changes a pixel."""
@@ -53,34 +53,34 @@ def load(n_train: int = 0, n_test: int = 0) -> Dataset:
     Any number can be had; image i is the same whatever the number. Made once, then read from
     `shapes10/` in `robustlib.core.paths.data_dir()`.
     """
-    n_train = check_count(n_train, "n_train") or DEFAULT_TRAIN
-    n_test = check_count(n_test, "n_test") or DEFAULT_TEST
+    n_train = check_whole(n_train, "n_train", low=0) or DEFAULT_TRAIN
+    n_test = check_whole(n_test, "n_test", low=0) or DEFAULT_TEST
     folder = paths.data_dir() / "shapes10" / f"v{VERSION}"
     train, test = _load_split("train", n_train, folder), _load_split("test", n_test, folder)
     return Dataset.build("shapes10", CLASSES, train, test)
 
 
-def generate(split: str, indices: NDArray[np.int64], seed: int = 0) -> Split:
+def generate(split: str, indices: ArrayLike, seed: int = 0) -> Split:
     """The images at `indices` of a split, `"train"` or `"test"`, which share none.
 
-    indices: int (N,), of at least 0. The class is index modulo 10, so that any run of
-    consecutive indices is balanced. Returns a `Split` of (N, 3, 32, 32) with ids `indices`.
+    indices: whole numbers (N,), of at least 0. The class is index modulo 10, so that any run of
+    consecutive indices is balanced. seed: 0 for the images of `load`. Returns a `Split` of (N, 3, 32, 32) with ids `indices`.
     The pixels of an image do not depend on the others that it is made with.
     """
-    check_name(split, _SPLITS, "split of shapes10")
-    indices = np.asarray(indices, dtype=np.int64)
-    labels = indices % len(CLASSES)
     draws = _Draws(split, indices, seed)
+    labels = draws.indices % len(CLASSES)
     scene, luminance = _background(draws)
     scene = _paint_object(scene, luminance, labels, draws)
     scene = _light_and_expose(scene, draws)
     images = np.rint(np.clip(scene, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return Split(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(indices))
+    return Split(
+        torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(draws.indices)
+    )
 
 
-def backgrounds(split: str, indices: NDArray[np.int64], seed: int = 0) -> Floats:
+def backgrounds(split: str, indices: ArrayLike, seed: int = 0) -> Floats:
     """The backgrounds of `generate`, before anything is painted: float32 (N, 3, 32, 32)."""
-    return _background(_Draws(split, np.asarray(indices, dtype=np.int64), seed))[0]
+    return _background(_Draws(split, indices, seed))[0]
 
 
 def _load_split(split: str, n: int, folder: Path) -> Split:
@@ -118,12 +118,15 @@ class _Draws:
     the batch. Each call takes the next column of every image's numbers.
     """
 
-    def __init__(self, split: str, indices: NDArray[np.int64], seed: int) -> None:
-        n = len(indices)
+    def __init__(self, split: str, indices: ArrayLike, seed: int) -> None:
+        check_name(split, _SPLITS, "split of shapes10")
+        seed = check_whole(seed, "seed", low=0, high=2**62)
+        n = np.size(indices)
+        self.indices = check_labels(indices, n, what="indices").numpy()
         self._uniform = np.empty((n, _SCALARS), dtype=np.float32)
         self._normal = np.empty((n, _FIELDS, SIZE, SIZE), dtype=np.float32)
         stream = seed * len(_SPLITS) + _SPLITS.index(split)
-        for row, index in enumerate(indices):
+        for row, index in enumerate(self.indices):
             generator = np.random.Generator(np.random.Philox(key=[stream, int(index)]))
             generator.random(dtype=np.float32, out=self._uniform[row])
             generator.standard_normal(dtype=np.float32, out=self._normal[row])

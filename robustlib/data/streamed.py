@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from robustlib.core import tensorfile
-from robustlib.data.base import DataError
-
-RESIZE_RATIO = 256 / 224
-"""The shorter side is resized to this times the crop, torchvision's evaluation convention."""
+from robustlib.core.checks import check_ids, check_labels, check_whole, settle
+from robustlib.core.identity import fingerprint
+from robustlib.data.images import decoding_threads, digest_of_images, read_image
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,12 @@ class StreamedSplit:
     ids: Tensor
     image_size: int
 
+    def __post_init__(self) -> None:
+        n = len(self.files)
+        settle(self, folder=Path(self.folder), files=check_files(self.files, n))
+        settle(self, labels=check_labels(self.labels, n), ids=check_ids(self.ids, n))
+        settle(self, image_size=check_whole(self.image_size, "image_size", low=1))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -48,71 +52,31 @@ class StreamedSplit:
         """The images that `index` selects, as float32 (n, 3, H, W) in [0, 1]."""
         chosen = torch.arange(len(self))[index].tolist()
         if not chosen:
-            return torch.empty(0, 3, self.image_size, self.image_size)
+            return torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.float32)
         with ThreadPoolExecutor(decoding_threads()) as pool:
             return torch.stack(list(pool.map(self.__getitem__, chosen))).to(torch.float32) / 255.0
 
     def first(self, n: int) -> StreamedSplit:
         """The first `n` images, or all if there are fewer; balanced over the classes."""
+        n = check_whole(n, "n", low=0)
         files, labels, ids = self.files[:n], self.labels[:n], self.ids[:n]
         return StreamedSplit(self.folder, files, labels, ids, self.image_size)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of labels, ids, and the names, sizes and times of the files.
+        """SHA-256 (hex) of labels, ids, names, sizes and times of the files, and how they are read.
 
         Unlike that of `Split` it doesn't read the pixels, which would take as long as an epoch.
         Raises `DataError` if a file is gone.
         """
-        hasher = hashlib.sha256(f"{self.image_size}".encode())
+        files = digest_of_images(self.folder, self.files)
+        hasher = hashlib.sha256(f"{self.image_size} {files} {fingerprint(read_image)}".encode())
         hasher.update(tensorfile.digest({"labels": self.labels, "ids": self.ids}).encode())
-        for file in self.files:
-            size, time = stamp(self.folder / file)
-            hasher.update(f"{file} {size} {time}\n".encode())
         return hasher.hexdigest()
 
 
-def decoding_threads() -> int:
-    """Threads that decode at a time; PIL decodes without Python's lock."""
-    return min(16, os.cpu_count() or 1)
-
-
-def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of change of a file; `DataError` if there is none, as for a broken link."""
-    try:
-        stat = os.stat(file)
-    except OSError as error:
-        raise unreadable(file, error) from error
-    return stat.st_size, stat.st_mtime_ns
-
-
-def read_image(file: Path, image_size: int | None) -> np.ndarray:
-    """uint8 (image_size, image_size, 3), RGB, resized and cropped if need be.
-
-    image_size: None for the image's own height and width. Raises `DataError` that names a file
-    that can't be read.
-    """
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except Exception as error:  # PIL raises many kinds; whichever, the file must be named
-        raise unreadable(file, error) from error
-    if image_size is not None and image.size != (image_size, image_size):
-        image = _resize_and_crop(image, image_size)
-    return np.asarray(image)
-
-
-def unreadable(file: Path, error: Exception) -> DataError:
-    """The error to raise for an image file that can't be read."""
-    return DataError(f"can't read the image {file} ({error}); replace it or remove it.")
-
-
-def _resize_and_crop(image: Image.Image, image_size: int) -> Image.Image:
-    shorter = int(image_size * RESIZE_RATIO)
-    width, height = image.size
-    if width <= height:
-        size = (shorter, max(shorter, int(shorter * height / width)))
-    else:
-        size = (max(shorter, int(shorter * width / height)), shorter)
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - image_size) / 2), round((size[1] - image_size) / 2)
-    return image.crop((left, top, left + image_size, top + image_size))
+def check_files(files: Sequence[str], n: int) -> tuple[str, ...]:
+    """Return the names of a split's files: none, or one for each of its `n` images."""
+    names = tuple(files)
+    if isinstance(files, str) or len(names) not in (0, n):
+        raise ValueError(f"files must name {n} files, one for each image, or none; got {files!r}.")
+    return names

@@ -21,6 +21,7 @@ from robustlib.core.identity import fingerprint
 from robustlib.core.inference import device_of, evaluating, look_over, right
 from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
+from robustlib.exchange import Stored
 from robustlib.models import Classifier
 from robustlib.perturbations import Attack, Clean, Perturbation
 
@@ -206,6 +207,7 @@ def evaluate(
         raise ValueError("nothing to evaluate: the split holds no image.")
     seed, batch_size = check_seed(seed), check_whole(batch_size, "batch_size", low=1)
     cells: list[Perturbation] = list(dict.fromkeys([Clean(), *perturbations]))
+    cells = [cell.for_split(split) if isinstance(cell, Stored) else cell for cell in cells]
     identities = [classifier.identity() for classifier in models]
     data = split.digest()
     rows: list[dict[str, Any]] = []

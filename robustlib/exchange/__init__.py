@@ -5,7 +5,8 @@
 here, the official releases among them.
 """
 
+from robustlib.exchange.files import MANIFEST
 from robustlib.exchange.reading import Stored, stored_names
-from robustlib.exchange.writing import MANIFEST, export_cifar_c, export_imagenet_c
+from robustlib.exchange.writing import export_cifar_c, export_imagenet_c
 
 __all__ = ["MANIFEST", "Stored", "export_cifar_c", "export_imagenet_c", "stored_names"]

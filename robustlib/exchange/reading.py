@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustlib import corruptions
-from robustlib.core.checks import SEVERITIES, check_name, check_severity
+from robustlib.core.checks import (
+    SEVERITIES,
+    check_ids,
+    check_labels,
+    check_name,
+    check_severity,
+    settle,
+)
 from robustlib.core.identity import fingerprint
-from robustlib.data import DataError
-from robustlib.data.folder import Listing, list_split
-from robustlib.exchange.files import decode, digest_of_files, threads
+from robustlib.data import DataError, Split, StreamedSplit
+from robustlib.data.images import digest_of_images, images_below, shown
+from robustlib.exchange.files import MANIFEST, decode, exported_name, read_record, threads
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,15 @@ class Stored:
         evaluate(models, dataset.test, cells, store=store)
 
     folder: holds `<name>.npy` and `labels.npy`, which are mapped into memory, or
-    `<name>/<severity>/<class>/<image>`, decoded when wanted; see `stored_names`.
+    `<name>/<severity>/<class>/<image>`, decoded when wanted; see `stored_names`. label: what
+    tables show, by default the name.
 
-    An image is found by its id, so the files must be of the split's data set: row i, or the i-th
-    image sorted by class and then by name, is the image of id i (with `ids.npy`: of the id that
-    it says). Labels are compared, which reveals another order of the images.
+    Which image belongs to which, in the layout of ImageNet-C: the one of the same name, but for
+    its ending. That takes a split that knows the names of its files, such as `load("folder", ...)`
+    gives, and `for_split`, which `evaluate` calls. A split without names is served from exports of
+    `export_imagenet_c` only, whose manifest lists the names by id. In the layout of CIFAR-10-C,
+    row i is the image of id i (with `ids.npy`: of the id that it says). Wherever names aren't
+    compared, labels are, which reveals another order of the images.
 
     Raises `DataError` if there is no such folder or no such severity in it, `ValueError` for
     another severity than 1 to 5, and `UnknownNameError` for a name that is not there.
@@ -40,13 +54,16 @@ class Stored:
     name: str
     severity: int
     folder: str | Path
+    label: str = field(default="", kw_only=True)
     needs_model: bool = field(default=False, init=False)
+    _paired: Mapping[int, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_severity(self.severity)
-        check_name(self.name, stored_names(self.folder), f"perturbation in {self.folder}:")
+        severity, folder = check_severity(self.severity), Path(self.folder)
+        check_name(self.name, stored_names(folder), f"perturbation in {shown(folder)}:")
+        settle(self, severity=severity, folder=folder, label=self.label or self.name)
         if not (self._array.is_file() or self._images.is_dir()):
-            raise DataError(f"severity {self.severity} is missing: there is no {self._images}.")
+            raise DataError(f"severity {severity} is missing: there is no {shown(self._images)}.")
 
     @property
     def family(self) -> str:
@@ -55,23 +72,36 @@ class Stored:
         return corruptions.info(self.name).family if known else "stored"
 
     @property
-    def label(self) -> str:
-        """The name."""
-        return self.name
-
-    @property
     def options(self) -> str:
         """Where the images come from, for tables."""
         return f"stored in {Path(self.folder).name}"
 
-    def key(self) -> dict[str, object]:
+    def key(self) -> dict[str, Any]:
         """Name, severity, the files, and the code that reads them."""
+        reading = (Stored._from_array, Stored._rows, Stored._from_images, Stored._by_id)
         return {
             "perturbation": f"stored {self.name}",
             "severity": self.severity,
             "files": self.digest(),
-            "code": fingerprint(Stored.apply, Stored._from_array, Stored._from_images),
+            "code": fingerprint(Stored.apply, Stored.for_split, *reading),
         }
+
+    def for_split(self, split: Split | StreamedSplit) -> Stored:
+        """This perturbation for the images of `split`, each paired with a file by its name.
+
+        Raises `DataError` if an image has no file of its own, and `ValueError` if the names show
+        that the files were made from other images. Names that are not known, of the split or of
+        an array's images, are not compared.
+        """
+        if not split.files:
+            return self
+        names = dict(zip(split.ids.tolist(), split.files, strict=True))
+        if self._array.is_file():
+            self._check_sources(names)
+            return self
+        bound = copy.copy(self)
+        settle(bound, _paired=self._by_name(names))
+        return bound
 
     @property
     def _array(self) -> Path:
@@ -90,9 +120,10 @@ class Stored:
         if self._array.is_file():
             files = (self._array.name, "labels.npy", "ids.npy")
             folder = self._array.parent
-            return digest_of_files(folder, [f for f in files if (folder / f).is_file()])
-        _listing.cache_clear()
-        return digest_of_files(self._images, _listing(self._images).files)
+            return digest_of_images(folder, [f for f in files if (folder / f).is_file()])
+        if self._paired is not None:  # in the order of the split, and so the pairing counts
+            return digest_of_images(self._images, self._paired.values())
+        return digest_of_images(self._images, self._by_id()[0])
 
     def apply(
         self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
@@ -105,60 +136,134 @@ class Stored:
         Raises `DataError` for files that can't be read or aren't in the layout, and `ValueError`
         if they are not of these images: another size, too few, other labels.
         """
+        wanted = check_ids(ids, len(images)).cpu().numpy()
+        labels = check_labels(labels, len(images)).cpu()
         read = self._from_array if self._array.is_file() else self._from_images
-        pixels, found = read(ids.cpu().numpy(), (images.shape[2], images.shape[3]))
-        wrong = np.flatnonzero(found != labels.cpu().numpy())
+        pixels, found = read(wanted, labels.numpy(), (images.shape[2], images.shape[3]))
+        wrong = np.flatnonzero(found != labels.numpy())
         if len(wrong):
             i = wrong[0]
             raise ValueError(
-                f"{self.name} in {self.folder} labels image {int(ids[i])} as {found[i]}, the split "
-                f"as {int(labels[i])} ({len(wrong)} of {len(ids)} differ): it holds other images, "
-                "or in another order."
+                f"{self.name} in {shown(self.folder)} labels image {wanted[i]} as {found[i]}, the "
+                f"split as {int(labels[i])} ({len(wrong)} of {len(wanted)} differ): it holds other "
+                "images, or in another order."
             )
         return pixels.to(images.device).to(torch.float32) / 255.0
 
-    def _from_array(self, ids: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, np.ndarray]:
+    def _from_array(
+        self, ids: np.ndarray, labels: np.ndarray, size: tuple[int, int]
+    ) -> tuple[Tensor, np.ndarray]:
+        """Pixels, uint8 (N, 3, H, W), and labels as stored."""
         pixels = _open_array(self._array)
-        labels = _open_array(self._array.with_name("labels.npy"))
-        rows, n = ids, len(pixels) // 5
+        stored = _open_array(self._array.with_name("labels.npy"))
+        n = len(pixels) // 5
         if pixels.dtype != np.uint8 or pixels.shape != (5 * n, *pixels.shape[1:3], 3):
             raise DataError(
-                f"{self._array} must be uint8 (5 n, H, W, 3), five severities of n images, got "
-                f"{pixels.dtype} {pixels.shape}."
+                f"{shown(self._array)} must be uint8 (5 n, H, W, 3), five severities of n images, "
+                f"got {pixels.dtype} {pixels.shape}."
             )
-        if labels.dtype.kind not in "iu" or labels.shape != (5 * n,):
+        if stored.dtype.kind not in "iu" or stored.shape != (5 * n,):
             raise DataError(
-                f"{self._array.with_name('labels.npy')} must be integers ({5 * n},), one for each "
-                f"image, got {labels.dtype} {labels.shape}."
+                f"{shown(self._array.with_name('labels.npy'))} must be integers ({5 * n},), one "
+                f"for each image, got {stored.dtype} {stored.shape}."
             )
         if pixels.shape[1:3] != size:
             raise ValueError(
-                f"{self._array} has images of {pixels.shape[1:3]} pixels, the split of {size}."
+                f"{shown(self._array)} has images of {pixels.shape[1:3]} pixels, the split of "
+                f"{size}."
             )
-        if self._array.with_name("ids.npy").is_file():
-            stored = _open_array(self._array.with_name("ids.npy"))
+        rows = self._rows(ids, n) + (self.severity - 1) * n
+        chosen = torch.from_numpy(np.asarray(pixels[rows]))
+        return chosen.permute(0, 3, 1, 2).contiguous(), np.asarray(stored[rows])
+
+    def _rows(self, ids: np.ndarray, n: int) -> np.ndarray:
+        """Where the images of these ids are among the `n` of a severity."""
+        rows, path = ids, self._array.with_name("ids.npy")
+        if path.is_file():
+            stored = _open_array(path)
+            if stored.dtype.kind not in "iu" or stored.shape != (n,) or (np.diff(stored) < 1).any():
+                raise DataError(
+                    f"{shown(path)} must hold {n} ascending integers, one for each image, got "
+                    f"{stored.dtype} {stored.shape}."
+                )
             rows = np.searchsorted(stored, ids)
             rows[stored[rows.clip(max=n - 1)] != ids] = -1
         self._check_rows(rows, ids, n)
-        rows = rows + (self.severity - 1) * n
-        chosen = torch.from_numpy(np.asarray(pixels[rows]))
-        return chosen.permute(0, 3, 1, 2).contiguous(), np.asarray(labels[rows])
+        return rows
 
-    def _from_images(self, ids: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, np.ndarray]:
+    def _check_sources(self, names: Mapping[int, str]) -> None:
+        """Compare names by id with those that the manifest lists by row, if it does."""
+        sources = _sources(Path(self.folder))[0]
+        if not sources:
+            return
+        rows = self._rows(np.array(list(names)), len(sources)).tolist()
+        for row, (i, name) in zip(rows, names.items(), strict=True):
+            if sources[row] != name:
+                raise ValueError(
+                    f"image {i} of the split is {shown(name)}, but {shown(self.folder)} was made "
+                    f"with {shown(sources[row])} in its place: files were added, removed or "
+                    "renamed since. Export them again."
+                )
+
+    def _from_images(
+        self, ids: np.ndarray, labels: np.ndarray, size: tuple[int, int]
+    ) -> tuple[Tensor, np.ndarray]:
+        """Pixels, uint8 (N, 3, H, W), and labels: those given, where the name has said enough."""
         if size[0] != size[1]:
-            raise ValueError(f"{self._images} is read as squares, but the split has {size} pixels.")
-        listing = _listing(self._images)
-        self._check_rows(ids, ids, len(listing.files))
+            raise ValueError(
+                f"{shown(self._images)} is read as squares, but the split has {size} pixels."
+            )
+        if self._paired is None:
+            files, found = self._by_id()
+            self._check_rows(ids, ids, len(files))
+            chosen, labels = [files[i] for i in ids], found[ids]
+        else:
+            strange = [i for i in ids.tolist() if i not in self._paired]
+            if strange:
+                raise ValueError(f"id {strange[0]} is not in the split that for_split was given.")
+            chosen = [self._paired[i] for i in ids.tolist()]
         with threads() as pool:
-            files = [self._images / listing.files[i] for i in ids]
-            return decode(files, size[0], pool), listing.labels[ids]
+            return decode([self._images / file for file in chosen], size[0], pool), labels
+
+    def _by_id(self) -> tuple[list[str], np.ndarray]:
+        """The files and their labels, int64 (N,), in the order of ids, as the manifest has them."""
+        sources, image_format = _sources(Path(self.folder))
+        if not sources or any("/" not in source for source in sources):
+            raise DataError(
+                f"which image is which in {shown(self.folder)} can only be told by name: it has no "
+                f"{MANIFEST} that lists images in folders of classes, and the split has no names. "
+                'Load the split with robustlib.data.load("folder", ...), or give it its names, '
+                "Split(..., files=[...])."
+            )
+        top = [source.split("/")[0] for source in sources]
+        labels = np.unique(top, return_inverse=True)[1]
+        return [exported_name(source, image_format) for source in sources], labels
+
+    def _by_name(self, names: Mapping[int, str]) -> dict[int, str]:
+        """For each id the file of that name, whatever its ending."""
+        by_stem: dict[str, list[str]] = {}
+        for file in images_below(self._images)[0]:
+            by_stem.setdefault(_stem(file), []).append(file)
+        paired: dict[int, str] = {}
+        for i, name in names.items():
+            found = by_stem.get(_stem(name), [])
+            same = [file for file in found if file == name] or found
+            if len(same) != 1:
+                raise DataError(
+                    f"{shown(self._images)} has {len(same) or 'no'} images for {shown(name)} of "
+                    "the split; there must be one of that name, but for the ending. Complete the "
+                    "folder, or take the images that it was made from."
+                )
+            paired[i] = same[0]
+        _check_apart(paired, names, self._images)
+        return paired
 
     def _check_rows(self, rows: np.ndarray, ids: np.ndarray, n: int) -> None:
         outside = ids[(rows < 0) | (rows >= n)]
         if len(outside):
             raise ValueError(
-                f"{self.name} in {self.folder} has {n} images at each severity, and none of id "
-                f"{outside[0]}: it was made from another data set, or from a part of this one."
+                f"{self.name} in {shown(self.folder)} has {n} images at each severity, and none of "
+                f"id {outside[0]}: it was made from another data set, or from a part of this one."
             )
 
 
@@ -169,18 +274,47 @@ def stored_names(folder: str | Path) -> tuple[str, ...]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}.")
+        raise DataError(f"there is no folder {shown(folder)}.")
     arrays = {path.stem for path in folder.glob("*.npy")} - {"labels", "ids"}
     severities = [path for s in SEVERITIES for path in folder.glob(f"*/{s}") if path.is_dir()]
     names = sorted(arrays | {path.parent.name for path in severities})
     if not names:
-        raise DataError(f"{folder} has neither <name>.npy nor <name>/<severity>/.")
+        raise DataError(f"{shown(folder)} has neither <name>.npy nor <name>/<severity>/.")
     return tuple(names)
 
 
-@lru_cache(maxsize=2)
-def _listing(folder: Path) -> Listing:
-    return list_split(folder)
+def _stem(file: str) -> str:
+    return str(PurePath(file).with_suffix(""))
+
+
+def _check_apart(paired: Mapping[int, str], names: Mapping[int, str], folder: Path) -> None:
+    """Raise `DataError` if one file would stand for two images, such as a.jpg and a.png."""
+    taken: dict[str, int] = {}
+    for i, file in paired.items():
+        if file in taken:
+            raise DataError(
+                f"{shown(file)} in {shown(folder)} would stand for both {shown(names[i])} and "
+                f"{shown(names[taken[file]])}; rename one of them and export again."
+            )
+        taken[file] = i
+
+
+def _sources(folder: Path) -> tuple[tuple[str, ...], str]:
+    """What the manifest lists by id, if there is one, and the format of the copies."""
+    try:
+        stat = os.stat(folder / MANIFEST)
+    except FileNotFoundError:
+        return (), ""
+    return _read_sources(folder / MANIFEST, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_sources(path: Path, size: int, time: int) -> tuple[tuple[str, ...], str]:
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return tuple(record.get("sources", ())), record.get("image_format", "png")
 
 
 def _open_array(path: Path) -> np.ndarray:
@@ -189,7 +323,7 @@ def _open_array(path: Path) -> np.ndarray:
         stat = os.stat(path)
         return _map_array(path, stat.st_size, stat.st_mtime_ns)
     except (OSError, ValueError) as error:
-        raise DataError(f"can't read {path} as a NumPy array ({error}).") from error
+        raise DataError(f"can't read {shown(path)} as a NumPy array ({error}).") from error
 
 
 @lru_cache(maxsize=16)

@@ -8,19 +8,18 @@ its final name is complete, and a second call goes on where an interrupted one s
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
-from itertools import groupby, product
-from pathlib import Path, PurePath
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,23 +30,52 @@ from torch import Tensor
 from tqdm import tqdm
 
 from robustlib import corruptions
-from robustlib.core.checks import SEVERITIES, check_name, check_nonempty, check_severity
+from robustlib.core.checks import (
+    SEVERITIES,
+    check_name,
+    check_names,
+    check_nonempty,
+    check_seed,
+    check_severity,
+    check_whole,
+)
 from robustlib.data import DataError, Split
-from robustlib.data.folder import EXTENSIONS, images_below, unreadable
-from robustlib.exchange.files import decode, digest_of_files, threads
+from robustlib.data.images import (
+    ENDINGS,
+    digest_of_images,
+    images_below,
+    read_image,
+    shown,
+    warn_of_others,
+)
+from robustlib.exchange.files import (
+    MANIFEST,
+    SUFFIXES,
+    check_agrees,
+    claim,
+    decode,
+    exported_name,
+    threads,
+)
+from robustlib.perturbations import Corruption, corruption_grid
 
-MANIFEST = "robustlib.json"
-"""The file in an exported folder that records what its images were made from."""
-
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": (".png", {"compress_level": 1}),  # a quarter of the default's time, 15 % more bytes
-    "jpeg": (".jpg", {"quality": 85, "optimize": True}),  # as in the ImageNet-C release
+SAVING: dict[str, dict[str, Any]] = {
+    "png": {"compress_level": 1},  # a quarter of the default's time, 15 % more bytes
+    "jpeg": {"quality": 85, "optimize": True},  # as in the ImageNet-C release
 }
 _BATCH_VALUES = 2**22  # held at a time: 27 images of 224 pixels, 1365 of 32
 
+OptionsOf = Mapping[str, Mapping[str, Any]]
+
 
 def export_cifar_c(
-    folder: str | Path, split: Split, names: Sequence[str], *, seed: int = 0, progress: bool = True
+    folder: str | Path,
+    split: Split,
+    names: Sequence[str],
+    *,
+    options: OptionsOf | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> int:
     """Write corrupted copies of `split` in the layout of CIFAR-10-C.
 
@@ -57,13 +85,16 @@ def export_cifar_c(
     set that part is written, and `ids.npy`, int64 (n,), says which image is where.
 
     folder: made if missing; files that are there already are kept, and the others added. names:
-    of corruptions. seed: as in `corrupt`, which runs on the device of the split.
+    of corruptions. options: of corruptions, by name, as in `corruption_grid`. seed: as in
+    `corrupt`, which runs on the device of the split.
 
+    `robustlib.json` records what the folder was made from, `<name>.json` how a corruption was.
     Returns how many images it wrote. Raises `ValueError` if the folder holds anything made
-    from another split, seed or version, for labels outside 0 .. 255, and for other bad arguments.
+    from another split, seed or version, or one of these corruptions with other code or options;
+    for labels outside 0 .. 255, and for other bad arguments.
     """
-    folder = Path(folder)
-    _check_names(names)
+    folder, seed = Path(folder), check_seed(seed)
+    cells = _cells(names, SEVERITIES, options)
     order = split.ids.argsort()
     ids, labels = split.ids[order], split.labels[order].cpu().numpy()
     n, (height, width) = len(split), split.images.shape[2:]
@@ -76,18 +107,20 @@ def export_cifar_c(
         )
     record = _record("cifar-c", seed, split=split.digest()[:16], n=n, height=height, width=width)
     record["device"] = split.images.device.type
+    record["sources"] = [split.files[i] for i in order.tolist()] if split.files else []
     batch = _batch_size(height, width)
 
     def corrupted(name: str) -> Iterator[np.ndarray]:
         bar.set_description(name, refresh=False)
-        for severity in SEVERITIES:
+        for cell in (cell for cell in cells if cell.name == name):
             for start in range(0, n, batch):
                 part = slice(start, start + batch)
-                images = split.float_images(order[part])
-                yield _as_bytes(corruptions.corrupt(images, name, severity, seed, ids[part]))
-                bar.update(len(images))
+                yield _corrupted(cell, split.float_images(order[part]), ids[part], seed)
+                bar.update(len(ids[part]))
 
     with _unfinished(folder, record) as place:
+        for name in names:
+            _claim_corruption(folder / f"{name}.json", [folder / f"{name}.npy"], cells, name, place)
         _write_array(folder / "labels.npy", place, 5 * n, [labels.astype(np.uint8)] * 5)
         if not torch.equal(ids.cpu(), torch.arange(n)):
             _write_array(folder / "ids.npy", place, n, [ids.cpu().numpy()])
@@ -104,6 +137,7 @@ def export_imagenet_c(
     names: Sequence[str],
     *,
     severities: Sequence[int] = SEVERITIES,
+    options: OptionsOf | None = None,
     image_size: int | None = None,
     image_format: str = "png",
     seed: int = 0,
@@ -113,82 +147,97 @@ def export_imagenet_c(
 
     The image `a/b.jpg` of `source` becomes `<folder>/<name>/<severity>/a/b.png`. Its id is its
     position among the images of `source`, sorted by top folder (the class) and then by name, as
-    `robustlib.data.load` numbers them. Grey, transparent and other images become RGB.
+    `robustlib.data.load` numbers them. How a file becomes RGB: `robustlib.data.read_image`.
 
     source: a folder of images at any depth, with or without folders for classes. folder: made if
     missing; files that are there already are kept, and the others added. names: of corruptions.
-    image_size: None keeps the size of every image; a number resizes the shorter side to
-    `image_size` * 256 / 224 and crops to the centre. image_format: "png" (lossless) or "jpeg"
-    (quality 85, as the ImageNet-C release). seed: as in `corrupt`.
+    options: of corruptions, by name, as in `corruption_grid`. image_size: None keeps the size of
+    every image; a number resizes the shorter side to `image_size` * 256 / 224 and crops to the
+    centre. image_format: "png" (lossless) or "jpeg" (quality 85, as the ImageNet-C release).
+    seed: as in `corrupt`.
 
-    Returns how many images it wrote. Raises `DataError` for an image that can't be read (what
-    was written stays), and `ValueError` if two images would get one name, if the folder holds
-    anything made otherwise or from images since changed, and for other bad arguments.
+    `robustlib.json` records what the folder was made from, with the names of the images in the
+    order of their ids; `<name>/robustlib.json` how a corruption was made.
+    Returns how many images it wrote. Raises `DataError` for an image that can't be read, before
+    anything is written; and `ValueError` if two images would get one name, if the folder holds
+    anything made otherwise or from images since changed, or one of these corruptions made with
+    other code or options, and for other bad arguments. Warns of files that are no images.
     """
-    source, folder = Path(source), Path(folder)
-    _check_names(names)
-    check_nonempty(severities, "severities")
-    for severity in severities:
-        check_severity(severity)
+    source, folder, seed = Path(source), Path(folder), check_seed(seed)
+    cells = _cells(names, severities, options)
     if image_size is not None:
-        check_image_size(image_size)
-    check_name(image_format, FORMATS, "image format")
+        image_size = check_whole(image_size, "image_size", low=1)
+    check_name(image_format, SUFFIXES, "image format")
     files = _list_images(source, folder)
-    targets = _renamed(files, FORMATS[image_format][0])
+    targets = _renamed(files, image_format)
     record = _record("imagenet-c", seed, image_size=image_size, image_format=image_format)
-    record |= {"files": digest_of_files(source, files), "pillow": PIL.__version__}
-    written = 0
-    with _unfinished(folder, record) as place, threads() as pool:
-        if image_size is None:
-            sizes = list(pool.map(_size_of, [source / file for file in files]))
-        else:
-            sizes = [(image_size, image_size)] * len(files)
-        with _bar(len(files) * len(names) * len(severities), progress) as bar:
-            for batch in _batches(sizes):
-                images: Tensor | None = None
-                for name, severity in product(names, severities):
-                    bar.set_description(name, refresh=False)
-                    paths = [folder / name / str(severity) / targets[i] for i in batch]
-                    rows = [row for row, path in enumerate(paths) if not path.exists()]
+    record |= {"files": digest_of_images(source, files), "pillow": PIL.__version__}
+    record["sources"] = files
+    check_agrees(folder / MANIFEST, record, shown(folder))
+
+    def path(cell: Corruption, i: int) -> Path:
+        return folder / cell.name / str(cell.severity) / targets[i]
+
+    def missing(i: int) -> int:
+        return sum(not path(cell, i).exists() for cell in cells)
+
+    def shape(i: int) -> tuple[int, ...]:
+        return read_image(source / files[i], image_size).shape[:2]
+
+    with threads() as pool:
+        todo = {i: count for i in range(len(files)) if (count := missing(i))}
+        with _bar(len(todo), progress) as bar:
+            bar.set_description("checking the images", refresh=False)
+            shapes = {}
+            for i, found in zip(todo, pool.map(shape, todo), strict=True):
+                shapes[i] = found
+                bar.update()
+        with _unfinished(folder, record) as place, _bar(sum(todo.values()), progress) as bar:
+            for name in names:
+                (folder / name).mkdir(exist_ok=True)
+                others = (folder / name).iterdir()
+                _claim_corruption(folder / name / MANIFEST, others, cells, name, place)
+            written = 0
+            for batch in _batches(shapes):
+                images = decode([source / files[i] for i in batch], image_size, pool)
+                for cell in cells:
+                    bar.set_description(cell.name, refresh=False)
+                    rows = [row for row, i in enumerate(batch) if not path(cell, i).exists()]
                     if rows:
-                        if images is None:
-                            images = decode([source / files[i] for i in batch], image_size, pool)
                         ids = torch.tensor([batch[row] for row in rows])
                         floats = images[rows].to(torch.float32) / 255.0
-                        done = _as_bytes(corruptions.corrupt(floats, name, severity, seed, ids))
                         save = partial(_write_image, place, image_format)
-                        list(pool.map(save, [paths[row] for row in rows], done))
+                        paths = [path(cell, batch[row]) for row in rows]
+                        list(pool.map(save, paths, _corrupted(cell, floats, ids, seed)))
                     written += len(rows)
-                    bar.update(len(batch))
+                    bar.update(len(rows))
     return written
 
 
-def _check_names(names: Sequence[str]) -> None:
-    check_nonempty(names, "names")
-    for name in names:
-        check_name(name, corruptions.names(), "corruption")
+def _cells(
+    names: Sequence[str], severities: Sequence[int], options: OptionsOf | None
+) -> list[Corruption]:
+    check_names(names, corruptions.names(), "corruption")
+    severities = [check_severity(severity) for severity in severities]
+    check_nonempty(severities, "severities")
+    return corruption_grid(names, severities, options)
 
 
-def check_image_size(image_size: int) -> None:
-    """Raise `ValueError` unless `image_size` is an integer of at least 1."""
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-        raise ValueError(f"image_size must be an integer of at least 1, got {image_size!r}.")
+def _corrupted(cell: Corruption, images: Tensor, ids: Tensor, seed: int) -> np.ndarray:
+    """uint8 (N, H, W, 3), rounded, of float32 (N, 3, H, W) in [0, 1]."""
+    done = cell.apply(images, ids, ids, None, seed)
+    return (done * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _batch_size(height: int, width: int) -> int:
     return max(1, _BATCH_VALUES // (3 * height * width))
 
 
-def _batches(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Positions of images of the same size, as many as one batch may hold."""
-    for size, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), sizes.__getitem__):
-        same, count = list(group), _batch_size(*size)
+def _batches(shapes: Mapping[int, tuple[int, ...]]) -> Iterator[list[int]]:
+    """Ids of images of the same height and width, as many as one batch may hold."""
+    for shape, group in groupby(sorted(shapes, key=shapes.__getitem__), shapes.__getitem__):
+        same, count = list(group), _batch_size(*shape)
         yield from (same[start : start + count] for start in range(0, len(same), count))
-
-
-def _as_bytes(images: Tensor) -> np.ndarray:
-    """uint8 (N, H, W, 3) of float32 (N, 3, H, W) in [0, 1], rounded."""
-    return (images * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _bar(total: int, progress: bool) -> tqdm[Any]:
@@ -205,48 +254,43 @@ def _bar(total: int, progress: bool) -> tqdm[Any]:
 def check_source(source: Path, folder: Path) -> None:
     """Raise `DataError` if there is no `source`, `ValueError` if `folder` lies in it."""
     if not source.is_dir():
-        raise DataError(f"there is no folder {source}.")
+        raise DataError(f"there is no folder {shown(source)}.")
     if folder.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{folder} lies in {source}, whose images it would join; name another.")
+        raise ValueError(
+            f"{shown(folder)} lies in {shown(source)}, whose images it would join; name another."
+        )
 
 
 def _list_images(source: Path, folder: Path) -> list[str]:
     check_source(source, folder)
-    files = [path.removeprefix("./") for path in images_below(source, ".")]
+    files, others = images_below(source)
+    warn_of_others([source / name for name in others], stacklevel=3)
     if not files:
-        raise DataError(f"{source} holds no images ({', '.join(EXTENSIONS)}).")
+        raise DataError(f"{shown(source)} holds no images ({', '.join(ENDINGS)}).")
     return sorted(files, key=lambda path: (path.split("/")[0], path))
 
 
-def _renamed(files: Sequence[str], suffix: str) -> list[str]:
+def _renamed(files: Sequence[str], image_format: str) -> list[str]:
     origin: dict[str, str] = {}
     for file in files:
-        target = str(PurePath(file).with_suffix(suffix))
+        target = exported_name(file, image_format)
         if target in origin:
-            raise ValueError(f"{origin[target]} and {file} would both become {target}; rename one.")
+            raise ValueError(
+                f"{shown(origin[target])} and {shown(file)} would both become {shown(target)}; "
+                "rename one."
+            )
         origin[target] = file
     return list(origin)
 
 
-def _size_of(file: Path) -> tuple[int, int]:
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except Exception as error:  # PIL raises many kinds; whichever, the file must be named
-        raise unreadable(file, error) from error
-
-
 def _record(layout: str, seed: int, **settings: Any) -> dict[str, Any]:
-    """What determines the content of an exported folder, for its manifest."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed must be an int, got {seed!r}.")
+    """What determines the content of an exported folder, whatever the corruption."""
     return {
         "layout": layout,
         "seed": seed,
         **settings,
         "robustlib": metadata.version("robustlib"),
         "torch": str(torch.__version__),
-        "code": corruptions.code_of(corruptions.names()),
     }
 
 
@@ -262,7 +306,8 @@ def _unfinished(folder: Path, record: dict[str, Any]) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
     place = Path(tempfile.mkdtemp(prefix=f".unfinished-{os.getpid()}-{host}-", dir=folder))
     try:
-        _claim(folder, record, place)
+        _check_origin(folder / MANIFEST, folder.iterdir())
+        claim(folder / MANIFEST, record, place, shown(folder))
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -276,28 +321,25 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _claim(folder: Path, record: dict[str, Any], place: Path) -> None:
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        for path in folder.iterdir():
-            if not path.name.startswith(".") and path != manifest:
-                raise ValueError(
-                    f"{folder} holds {path.name} and other files of unknown origin (no "
-                    f"{MANIFEST}); name another folder, or an empty one."
-                )
-        (place / MANIFEST).write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(place / MANIFEST, manifest)
-    try:
-        found = json.loads(manifest.read_text())
-    except ValueError as error:
-        raise ValueError(f"{manifest} is damaged ({error}); name another folder.") from None
-    differing = [key for key in {**found, **record} if found.get(key) != record.get(key)]
-    if differing:
+def _check_origin(record: Path, others: Iterable[Path]) -> None:
+    """Raise `ValueError` if there is one of `others` without the record, which is made first."""
+    found = [path for path in others if not path.name.startswith(".") and path.exists()]
+    if found and not record.exists():
         raise ValueError(
-            f"{folder} was made otherwise: "
-            + ", ".join(f"{k} {found.get(k)!r} there, {record.get(k)!r} now" for k in differing)
-            + ". Name another folder, or delete this one."
+            f"{shown(record.parent)} holds {shown(found[0].name)} and other files of unknown "
+            f"origin (no {record.name}); name another folder, or an empty one."
         )
+
+
+def _claim_corruption(
+    path: Path, others: Iterable[Path], cells: Sequence[Corruption], name: str, place: Path
+) -> None:
+    """Record how a corruption is made; others: what only that record accounts for."""
+    _check_origin(path, others)
+    options = next(cell.options for cell in cells if cell.name == name).for_key()
+    code = corruptions.code_of([name])
+    record = {"corruption": name, "options": options, "code": code}
+    claim(path, record, place, f"{name} in {shown(place.parent)}")
 
 
 def _write_array(path: Path, place: Path, rows: int, blocks: Iterable[np.ndarray]) -> None:
@@ -318,6 +360,6 @@ def _write_array(path: Path, place: Path, rows: int, blocks: Iterable[np.ndarray
 
 def _write_image(place: Path, image_format: str, path: Path, pixels: np.ndarray) -> None:
     temporary = place / hashlib.sha256(os.fsencode(path)).hexdigest()
-    Image.fromarray(pixels).save(temporary, format=image_format, **FORMATS[image_format][1])
+    Image.fromarray(pixels).save(temporary, format=image_format, **SAVING[image_format])
     path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(temporary, path)

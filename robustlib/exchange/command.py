@@ -1,0 +1,160 @@
+"""The command that writes corrupted copies of your own images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustlib import corruptions
+from robustlib.core.checks import SEVERITIES, check_name, check_whole
+from robustlib.data import Split
+from robustlib.data.folder import list_split
+from robustlib.data.images import warn_of_others
+from robustlib.exchange.files import SUFFIXES, decode, threads
+from robustlib.exchange.writing import check_source, export_cifar_c, export_imagenet_c
+
+_EPILOG = """\
+The copies of a/b.jpg are FOLDER/<corruption>/<severity>/a/b.png, as in ImageNet-C.
+Stop it whenever you like: the same command goes on where it stopped.
+
+examples:
+  %(prog)s my/images my-images-c
+  %(prog)s my/images my-images-c --corruptions noc fog --severities 1 3 5
+  %(prog)s my/images my-images-c --corruptions frost --options frost.photographs=my/frost
+"""
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write corrupted copies of your own images, for robustlib or other tools.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options: dict[str, dict[str, Any]] = {
+        "source": {"metavar": "IMAGES", "help": "folder of images; its subfolders are kept"},
+        "folder": {
+            "metavar": "FOLDER",
+            "help": "where the copies go; run again to go on or to add some",
+        },
+        "--corruptions": {
+            "nargs": "+",
+            "default": ["imagenet_c"],
+            "metavar": "NAME",
+            "help": f"names, or suites: {', '.join(corruptions.suites())} (default: imagenet_c)",
+        },
+        "--severities": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 1 to 5"},
+        "--options": {
+            "nargs": "+",
+            "default": [],
+            "metavar": "NAME.OPTION=VALUE",
+            "help": f"options of corruptions: {', '.join(_known_options())}",
+        },
+        "--image-size": {
+            "type": int,
+            "metavar": "PX",
+            "help": "resize and crop to squares (default: every image keeps its size)",
+        },
+        "--format": {"choices": list(SUFFIXES), "help": "default: png, which loses nothing"},
+        "--seed": {"type": int, "default": 0, "metavar": "N", "help": "default: 0"},
+        "--layout": {
+            "choices": ["imagenet-c", "cifar-c"],
+            "default": "imagenet-c",
+            "help": "image files (default); or arrays, from folders of classes and --image-size",
+        },
+    }
+    for name, option in options.items():
+        parser.add_argument(name, **option)
+    return parser
+
+
+def _known_options() -> list[str]:
+    names = corruptions.names()
+    return [f"{name}.{option}" for name in names for option in corruptions.info(name).options]
+
+
+def _parsed_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Options by corruption; their values are checked with the rest."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        name, dot, option = path.partition(".")
+        if not (equals and dot):
+            raise ValueError(f"options are given as NAME.OPTION=VALUE, got {text!r}.")
+        known = corruptions.info(name).options
+        check_name(path, [f"{name}.{each}" for each in known], "option")
+        if option in found.setdefault(name, {}):
+            raise ValueError(f"the option {path} is given twice.")
+        default, flags = known[option], {"true": True, "false": False}
+        if isinstance(default, bool):
+            found[name][option] = flags.get(value.lower(), value)
+        elif isinstance(default, int):
+            found[name][option] = int(value) if value.isdecimal() else value
+        else:
+            found[name][option] = value
+    return found
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; returns how many images were written."""
+    names: dict[str, None] = {}
+    for given in args.corruptions:
+        check_name(given, [*corruptions.names(), *corruptions.suites()], "corruption or suite")
+        members = corruptions.names(given) if given in corruptions.suites() else (given,)
+        names |= dict.fromkeys(members)
+    options = _parsed_options(args.options)
+    if args.layout == "imagenet-c":
+        return export_imagenet_c(
+            args.source,
+            args.folder,
+            list(names),
+            severities=args.severities or SEVERITIES,
+            options=options,
+            image_size=args.image_size,
+            image_format=args.format or "png",
+            seed=args.seed,
+        )
+    if args.image_size is None or args.severities or args.format:
+        raise ValueError(
+            "--layout cifar-c needs --image-size, and takes neither --severities (it always "
+            "holds all) nor --format."
+        )
+    image_size = check_whole(args.image_size, "image_size", low=1)
+    check_source(Path(args.source), Path(args.folder))
+    listing = list_split(Path(args.source))
+    warn_of_others(listing.others, stacklevel=1)
+    with threads() as pool:
+        images = decode([listing.folder / f for f in listing.files], image_size, pool)
+    labels = torch.from_numpy(listing.labels)
+    split = Split(images, labels, torch.arange(len(images)), tuple(listing.files))
+    return export_cifar_c(args.folder, split, list(names), options=options, seed=args.seed)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "robustlib corrupt") -> int:
+    """Run the command.
+
+    arguments: those of the command line if None. prog: what the help calls the command.
+    Returns the exit code: 0, 2 for bad input, 1 if the machine failed, say for a full disk, and
+    130 if interrupted.
+    """
+    args = _parser(prog).parse_args(arguments)
+    try:
+        written = _run(args)
+    except ValueError as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or "not enough memory"
+        print(f"{prog}: {reason}; put that right, and the same command goes on.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    files = "<name>.npy" if args.layout == "cifar-c" else "<name>/<severity>/"
+    print(f"{written} images written; {args.folder} is complete, as {files} for each corruption")
+    return 0
