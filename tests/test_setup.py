@@ -73,7 +73,7 @@ def test_the_lock_is_hashed_and_free_of_addresses(
 def test_the_lock_agrees_with_pyproject(
     project: dict[str, Any], lock: dict[str, list[tuple[Version, list[str]]]]
 ) -> None:
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for text in project["dependencies"] + sum(project["optional-dependencies"].values(), []):
         wanted = Requirement(text)
         versions = lock.get(canonicalize_name(wanted.name))
         assert versions, f"{wanted.name} is missing: run make lock"
@@ -89,7 +89,7 @@ def test_the_conda_environment_cannot_drift(project: dict[str, Any]) -> None:
     name, _, versions = python.partition(" ")
     assert name == "python"
     assert SpecifierSet(versions) == SpecifierSet(project["requires-python"])
-    assert others == ["pip", {"pip": ["-e .[dev]"]}]
+    assert others == ["pip", {"pip": ["-e .[study,dev]"]}]
 
 
 def test_bare_make_lists_every_target() -> None:
