@@ -172,7 +172,7 @@ def test_any_name_can_be_drawn(name: str) -> None:
         figure.canvas.draw()
         for axis in figure.axes:
             width, height = axis.get_window_extent().size
-            assert min(width, height) > 10, (drawn.index(figure), axis)
+            assert min(width, height) > 20 or axis.get_label() == "<colorbar>"
 
 
 def test_names_are_shown_as_they_are() -> None:

@@ -6,8 +6,12 @@ need, JupyterLab and papermill among it, comes with the extra `study` only.
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 _OF_KERNELS = ("ipykernel", "seaborn")  # imported in the notebooks' own processes
@@ -16,15 +20,18 @@ _OF_KERNELS = ("ipykernel", "seaborn")  # imported in the notebooks' own process
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m robustlib.study") -> int:
     """The command line of `robustlib.study.runner`; returns the exit code.
 
-    It is 2, after one sentence, where the packages of the extra `study` aren't installed.
+    Beside the runner's, it is 2, after one sentence, where the packages of the extra `study` aren't
+    installed, and 130 after an interruption by Ctrl-C or a signal that asks to end.
     prog: how the command is called, for its messages.
     """
     try:
-        from robustlib.study import runner
+        with _interruptible():
+            from robustlib.study import runner
 
-        for name in _OF_KERNELS:
-            if find_spec(name) is None:
-                raise ModuleNotFoundError(name=name)
+            for name in _OF_KERNELS:
+                if find_spec(name) is None:
+                    raise ModuleNotFoundError(name=name)
+            return runner.main(arguments, prog=prog)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("robustlib"):
             raise
@@ -34,4 +41,39 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m robus
             file=sys.stderr,
         )
         return 2
-    return runner.main(arguments, prog=prog)
+    except KeyboardInterrupt:
+        print(
+            f"{prog}: interrupted. What was trained and evaluated is stored: the same command goes "
+            "on from there.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first request to stop, of whatever kind, raises `KeyboardInterrupt`; others are ignored.
+
+    So nothing disturbs the end of the kernel, which the exception brings about.
+    """
+    requests = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        requests.append(signal.SIGHUP)
+    before = {request: signal.getsignal(request) for request in requests}
+    heeded = [request for request, handler in before.items() if handler != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []  # only the main thread may say what a signal does
+
+    def stop(number: int, frame: object) -> None:
+        for request in heeded:
+            signal.signal(request, signal.SIG_IGN)
+        logging.disable()  # of what the end of a kernel makes others say
+        raise KeyboardInterrupt
+
+    for request in heeded:
+        signal.signal(request, stop)
+    try:
+        yield
+    finally:
+        for request in heeded:
+            signal.signal(request, before[request])

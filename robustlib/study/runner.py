@@ -1,27 +1,25 @@
 """Run the study's notebooks in order and make a report: `python -m robustlib.study`.
 
 Everything a user can get wrong is checked before the first notebook starts. A failing notebook
-does not stop the others. Exit codes: 0 all ran, 1 a notebook failed, 2 bad input, 130 interrupted
-(by Ctrl-C or SIGTERM).
+does not stop the others. Exit codes: 0 all ran, 1 a notebook failed, 2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+import psutil  # type: ignore[import-untyped]  # comes with ipykernel
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -185,6 +183,7 @@ def _execute_one(
             )
     except KeyboardInterrupt:
         target.unlink(missing_ok=True)  # half a notebook would look like a whole one
+        _end_kernels()
         raise
     except Exception as failure:  # whatever it is, the next notebook gets its turn
         error = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
@@ -197,6 +196,14 @@ def _execute_one(
     _tidy(notebook, job.notebook.name)
     nbformat.write(notebook, target)
     return outcome
+
+
+def _end_kernels() -> None:
+    """End what papermill, interrupted while a kernel starts, leaves behind."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "ipykernel_launcher" in child.cmdline():
+                child.kill()
 
 
 def _tidy(notebook: nbformat.NotebookNode, name: str) -> None:
@@ -301,52 +308,16 @@ def main(
     *,
     prog: str = "python -m robustlib.study",
 ) -> int:
-    """The command line; returns the exit code.
+    """The command line, but for what `robustlib.study.main` adds; returns the exit code.
 
     notebooks: a folder in place of the project's. prog: how it is called, for its messages.
     """
     args = _parser(prog).parse_args(arguments)
-    with _interruptible():
-        try:
-            return _study(args, notebooks or paths.project_root() / "notebooks")
-        except ValueError as error:
-            print(f"study: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print(
-                "study: interrupted. What was trained and evaluated is stored: the same command "
-                "goes on from there.",
-                file=sys.stderr,
-            )
-            return 130
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """The first request to stop, of whatever kind, raises `KeyboardInterrupt`; others are ignored.
-
-    So nothing disturbs the end of the kernel, which the exception brings about.
-    """
-    requests = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP"):
-        requests.append(signal.SIGHUP)
-    before = {request: signal.getsignal(request) for request in requests}
-    heeded = [request for request, handler in before.items() if handler != signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        heeded = []  # only the main thread may say what a signal does
-
-    def stop(number: int, frame: object) -> None:
-        for request in heeded:
-            signal.signal(request, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for request in heeded:
-        signal.signal(request, stop)
     try:
-        yield
-    finally:
-        for request in heeded:
-            signal.signal(request, before[request])
+        return _study(args, notebooks or paths.project_root() / "notebooks")
+    except ValueError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 2
 
 
 def _study(args: argparse.Namespace, notebooks: Path) -> int:
