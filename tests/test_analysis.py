@@ -304,3 +304,48 @@ def test_accuracy_with_intervals_averages_severities_then_seeds() -> None:
 
     assert (fog["seeds"], fog["n"]) == (2, 10)
     assert np.isnan(result.loc[("b", "clean"), "low"])
+
+
+FULL = pd.concat([tidy().assign(n=100, eps=0.0, norm="", options="", architecture="small_resnet")])
+
+
+def unlike(**changes: object) -> pd.DataFrame:
+    """The table with the second recipe's second seed changed under fog, or as `changes` say."""
+    table = FULL.copy()
+    chosen = (table["recipe"] == "other") & (table["training_seed"] == 1)
+    for column, value in changes.items():
+        table[column] = table[column].where(~(chosen & (table["perturbation"] == "fog")), value)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (unlike(severity=1), r"'fog' was not tested at the same severities|stands more than once"),
+        (
+            unlike(severity=5)[
+                lambda t: ~t.duplicated(["recipe", "training_seed", "perturbation", "severity"])
+            ],
+            r"same severities: \[5\] for 'other', seed 1, but \[1, 2\] for others",
+        ),
+        (unlike(options="stored in X-C"), r"'fog' stands for 2 .*options stored in X-C.*label="),
+        (unlike(n=50), r"different numbers of images, \[50, 100\]"),
+        (unlike(architecture="resnet18"), "different architectures, resnet18, small_resnet"),
+        (FULL.assign(eps=[0, 0, 0, 0.1] + [0] * 6 + [0.2, 0.1]), r"'pgd' stands for 2 .*eps 0\.1"),
+        (FULL[~((FULL.training_seed == 1) & (FULL.perturbation == "pgd"))], "seed 1, .* under pgd"),
+        (pd.concat([FULL, FULL[FULL.perturbation == "clean"]]), "'clean' stands more than once"),
+    ],
+)
+def test_unlike_rows_are_never_averaged(table: pd.DataFrame, message: str) -> None:
+    summaries = (metrics.accuracy_matrix, metrics.accuracy_by_seed, metrics.accuracy_with_intervals)
+    for summary in summaries:
+        with pytest.raises(ValueError, match=message):
+            summary(table)
+    assert len(metrics.accuracy_matrix(FULL)) == 2
+
+
+def test_corruption_errors_need_the_same_severities() -> None:
+    """1 - 0.7 against 1 - 0.7 and 1 - 0.5: a ratio of sums would call the same model better."""
+    half = FULL[(FULL["recipe"] == "standard") | (FULL["severity"] != 2)]
+    with pytest.raises(ValueError, match="'fog' was not tested at the same severities"):
+        metrics.corruption_errors(half)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +37,9 @@ def test_weights_depend_on_the_seed_and_nothing_else() -> None:
 
 def test_normalisation_is_inside() -> None:
     model = models.build("small_resnet", classes=3, image_size=32, seed=0)
-    assert torch.equal(model[0](torch.tensor([0.0, 0.5, 1.0])), torch.tensor([-2.0, 0.0, 2.0]))
+    pixels = torch.tensor([0.0, 0.5, 1.0]).expand(1, 3, 1, 3)
+    assert model[0](pixels)[0, 2, 0].tolist() == [-2.0, 0.0, 2.0]
+    assert "0.mean" not in model.state_dict()
 
 
 def test_parameter_count_of_a_linear_layer() -> None:
@@ -46,5 +49,18 @@ def test_parameter_count_of_a_linear_layer() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(UnknownNameError, match="resnet18"):
         models.build("resnet81", classes=3, image_size=32, seed=0)
-    with pytest.raises(ValueError, match="2 classes"):
+    with pytest.raises(ValueError, match="classes must be an integer of at least 2"):
         models.build("small_resnet", classes=1, image_size=32, seed=0)
+
+
+def test_numbers_of_other_types_and_another_default_type_change_nothing() -> None:
+    plain = models.build("small_resnet", classes=3, image_size=32, seed=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = models.build("small_resnet", classes=3.0, image_size=np.int64(32), seed=np.int8(1))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for first, second in zip(plain.parameters(), other.parameters(), strict=True):
+        assert first.dtype == torch.float32
+        assert torch.equal(first, second)

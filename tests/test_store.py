@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustlib.core import tensorfile
 from robustlib.core.store import DamagedArtifactWarning, Store, StoreError, digest_of
 
 KEY = {"recipe": "standard", "seed": 0}
@@ -123,3 +124,29 @@ def test_removing(store: Store) -> None:
     store.remove("models", KEY)
     store.remove("models", KEY)
     assert store.find("models", KEY) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_what_is_stored_is_as_readable_as_the_umask_says(
+    store: Store, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        digest = store.put("models", KEY, *make()).digest
+    finally:
+        os.umask(before)
+    assert store.path("models", digest).stat().st_mode & 0o777 == mode
+
+
+def test_what_may_not_be_read_is_not_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.path("models", store.put("models", KEY, *make()).digest)
+
+    def deny(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tensorfile, "safe_open", deny)
+    with pytest.raises(StoreError, match=rf"{path} may not be read.*chmod a\+r"):
+        store.get_or_make("models", KEY, refuse)

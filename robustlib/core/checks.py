@@ -262,7 +262,7 @@ def check_ids(ids: object, n: int) -> Tensor:
 
     Takes whole numbers in a tensor, an array or a list. Raises `ValueError`.
     """
-    return torch.arange(n) if ids is None else _whole_numbers(ids, n, "ids")
+    return torch.arange(n, device="cpu") if ids is None else _whole_numbers(ids, n, "ids")
 
 
 def _whole_numbers(values: Any, n: int, what: str) -> Tensor:

@@ -143,4 +143,4 @@ class Stream:
     def sign(self, shape: Sequence[int] = ()) -> Tensor:
         """Return float32 (N, *shape) of -1 and +1, equally likely."""
         words = self.bits(math.prod(shape)).view(self.n, *shape)
-        return torch.where(words < 0, -1.0, 1.0)
+        return (words >> 31).to(torch.float32).mul_(2).add_(1)

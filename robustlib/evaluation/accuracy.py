@@ -48,7 +48,8 @@ def check_comparable(table: pd.DataFrame) -> None:
     An average over severities and training seeds is one of like with like only if each
     perturbation stands for one thing (one attack at one radius, computed or from files), once at
     each severity for each model, at the same severities and on as many images for all models; and
-    if a recipe's seeds saw the same perturbations. table: with the columns `COLUMNS`.
+    if the models of a recipe have one architecture and saw the same perturbations. table: with the
+    columns `COLUMNS`.
     """
     told_apart = [column for column in ("eps", "norm", "options") if column in table]
     for name, rows in table.groupby("perturbation", sort=False):
@@ -83,6 +84,11 @@ def check_comparable(table: pd.DataFrame) -> None:
                 f"{sorted(set(rows['n']))}; evaluate all models on the same ones."
             )
     for recipe, rows in table.groupby("recipe", sort=False):
+        if "architecture" in rows and rows["architecture"].nunique() > 1:
+            raise ValueError(
+                f"recipe {recipe!r} stands for models of different architectures, "
+                f"{', '.join(sorted(set(rows['architecture'])))}; give each its own name."
+            )
         seeds = rows.groupby("training_seed")
         seen = {str(seed): set(part["perturbation"]) for seed, part in seeds}
         for seed, names in seen.items():
