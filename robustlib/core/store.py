@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,6 @@ class Artifact:
     tensors: dict[str, Tensor]
     record: dict[str, Any]
     from_store: bool
-
-
-Maker = Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 class Store:
@@ -98,13 +95,6 @@ class Store:
             return None
         return Artifact(digest, tensors, json.loads(texts["record"]), from_store=True)
 
-    def get_or_make(self, kind: str, key: Mapping[str, Any], make: Maker) -> Artifact:
-        """The stored artifact, or what `make` returns after storing it.
-
-        `key` must be JSON-compatible and name everything that determines the result.
-        """
-        return self.find(kind, key) or self.put(kind, key, *make())
-
     def put(
         self,
         kind: str,
@@ -114,6 +104,7 @@ class Store:
     ) -> Artifact:
         """Store an artifact, in place of any earlier one with that key.
 
+        `key` must be JSON-compatible and name everything that determines the result.
         Raises `StoreError` if it can't be written, say on a full disk; the store is as before.
         """
         stored = {name: value.detach().cpu() for name, value in tensors.items()}
