@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from robustlib.core.checks import UnknownNameError
-from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.study.declarations import declared
+from robustlib.study.parameters import PARAMETERS, validated
+from robustlib.study.values import coerce
 
 
 @pytest.mark.parametrize(
@@ -84,9 +91,9 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
     ("values", "message"),
     [
         ({"dataset": "cifar"}, "Did you mean 'cifar10'"),
-        ({"image_size": 8}, "'image_size' = 8: must be at least 16 and at most 512"),
-        ({"n_train": 5}, "at least 100, or 0 for all"),
-        ({"n_test": -1}, "at least 10, or 0 for all"),
+        ({"image_size": 8}, "'image_size' = 8: it must be a number from 16 to 512"),
+        ({"n_train": 5}, r"at least 100 \(or 0 for all\)"),
+        ({"n_test": -1}, r"at least 10 \(or 0 for all\)"),
         ({"architecture": "resnet19"}, "Did you mean 'resnet18'"),
         ({"epochs": 0}, "at least 1"),
         ({"batch_size": 1}, "at least 2"),
@@ -95,13 +102,14 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"seeds": [-1]}, "'seeds'.*at least 0"),
         ({"severities": [6]}, "'severities'.*from 1 to 5, got 6"),
         ({"severities": [1, 1]}, "'severities'.*repeats"),
-        ({"eps_test": 0}, "more than 0 and at most 0.5"),
-        ({"eps_train": 8}, "more than 0 and at most 0.5"),
-        ({"label_weight": 1.1}, "at least 0 and at most 1"),
-        ({"mixup_alpha": 0}, "more than 0"),
-        ({"attack_steps": 0}, "at least 1"),
+        ({"eps_test": 0}, "above 0, at most 0.5"),
+        ({"eps_train": 8}, "above 0, at most 0.5"),
+        ({"label_weight": 1.1}, "from 0 to 1"),
+        ({"mixup_alpha": 0}, "above 0"),
+        ({"attack_steps": 0}, "from 1 to 1000"),
+        ({"augmentation": "flip_shift"}, "Did you mean 'flip_and_shift'"),
         ({"normalise": "rato"}, "Did you mean 'ratio'"),
-        ({"bootstrap": 5}, "at least 100"),
+        ({"bootstrap": 5}, "from 100 to 1e"),
         ({"run": "a/b"}, "letters, digits"),
         ({"run": ".."}, "letters, digits"),
         ({"record_runs": ["x y"]}, "letters, digits"),
@@ -184,3 +192,177 @@ def test_not_a_notebook(tmp_path: Path) -> None:
 
 def test_every_parameter_says_what_it_is() -> None:
     assert all(parameter.help for parameter in PARAMETERS.values())
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+def test_options_have_the_types_of_their_defaults(tmp_path: Path) -> None:
+    entries = ["cw.searches=9", "cw.stepsize=1/50", "glass_blur.swap=true",
+               f"frost.photographs={tmp_path}"]  # fmt: skip
+    options = validated(options=entries).options
+    assert dict(options) == {
+        "cw": {"searches": 9, "stepsize": 0.02},
+        "glass_blur": {"swap": True},
+        "frost": {"photographs": tmp_path.resolve()},
+    }
+    assert options.of("cw", searches=3, steps=7) == {"searches": 9, "stepsize": 0.02, "steps": 7}
+    assert options.of("pgd", steps=7) == {"steps": 7}
+    assert options.among(["cw", "fog"]) == {"cw": options["cw"]}
+    assert str(tmp_path) not in str(options)
+    assert tmp_path.name in str(options)
+    assert validated(options=[]).options.of("cw") == {}
+
+
+def test_options_reach_what_they_are_options_of() -> None:
+    from robustlib.perturbations import Attack, corruption_grid
+
+    options = validated(options="cw.searches=9, glass_blur.swap=yes").options
+    assert Attack("cw", 0.5, **options.of("cw")).options["searches"] == 9
+    blurred, fog = corruption_grid(
+        ["glass_blur", "fog"], [3], options=options.among(["glass_blur", "fog"])
+    )
+    assert blurred.options["swap"] is True
+    assert not fog.options
+
+
+def test_options_without_effect_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    options = validated(options=["cw.searches=9", "pgd.steps=3"]).options
+    options.say_unused(["pgd", "cw"])
+    assert capsys.readouterr().out == ""
+    options.say_unused(["pgd"])
+    assert capsys.readouterr().out == "Without effect in this notebook: the options of cw.\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("cww.searches=9", "unknown corruption or attack 'cww'. Did you mean 'cw'"),
+        ("cw.serches=9", "Did you mean 'searches'"),
+        ("cw.searches=many", "'cw.searches' must be a whole number; got 'many'"),
+        ("cw.searches=1.5", "'cw.searches' must be a whole number"),
+        ("cw.searches=0", "at least 1"),
+        ("cw.stepsize=-1", "at least 0"),
+        ("glass_blur.swap=perhaps", "must be true or false"),
+        ("fgsm.steps=3", "'fgsm' takes no options"),
+        ("fog.swap=true", "'fog' takes no options"),
+        ("frost.photographs=nowhere", "no file or folder 'nowhere'"),
+        ("cw.searches", "form name.option=value"),
+        ("searches=9", "form name.option=value"),
+        ("cw.searches=", "form name.option=value"),
+        ("cw.searches=2, cw.searches=3", "given twice"),
+    ],
+)
+def test_other_options_are_refused(entry: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"parameter 'options' = .*{message}"):
+        validated(options=entry)
+
+
+# --- Reading in a notebook ------------------------------------------------------------------------
+
+DECLARE = "epochs: int = 3  # passes\nseeds: list[int] = [0]  # seeds"
+READ = "from robustlib.study import parameters\nsettings = parameters.read(globals())"
+LATER = "import os\nfrom time import time\nlimit = 0.4\nkept: list[str] = []"
+Run = Callable[..., dict[str, Any]]
+
+
+def run_by_exec(*cells: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
+
+
+def run_in_a_shell(*cells: str) -> dict[str, Any]:
+    """As a kernel runs cells, one after the other; the first error is raised."""
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+    return shell.user_ns
+
+
+@pytest.fixture(params=[run_by_exec, run_in_a_shell])
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.param
+
+
+def test_declared_names_are_read_and_taken_away(run: Run) -> None:
+    namespace = run(DECLARE, READ)
+    assert asdict(namespace["settings"]) == {"epochs": 3, "seeds": (0,)}
+    assert "epochs" not in namespace
+    assert "seeds" not in namespace
+
+
+def test_injected_values_replace_defaults(run: Run) -> None:
+    namespace = run(DECLARE, "# Parameters\nepochs = '5'\nseeds = '1,2'", READ)
+    assert asdict(namespace["settings"]) == {"epochs": 5, "seeds": (1, 2)}
+
+
+@pytest.mark.parametrize("comment", ["# Parameters\n", ""])
+@pytest.mark.parametrize("value", ["3", "'x'", "[1]", "None", "{'a': 1}", "True"])
+def test_injected_names_that_are_not_declared_are_refused(
+    run: Run, comment: str, value: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=r"'epcohs'\. Did you mean 'epochs'"):
+        run(DECLARE, f"{comment}seeds = [1]\nepcohs = {value}", READ)
+
+
+def unchanged(namespace: dict[str, Any]) -> bool:
+    return asdict(namespace["settings"]) == {"epochs": 3, "seeds": (0,)}
+
+
+def test_reading_again_minds_no_other_variables(run: Run) -> None:
+    assert unchanged(run(DECLARE, READ, LATER, READ))
+    assert unchanged(run(DECLARE, READ, LATER, READ, READ))
+    assert unchanged(run(DECLARE, READ, LATER, "x = 3", DECLARE, READ))
+    assert unchanged(run(DECLARE, READ, LATER, "x = 3", DECLARE, "x = 3", LATER, READ))
+
+
+def test_reading_again_minds_new_values(run: Run) -> None:
+    changed = run(DECLARE, READ, LATER, "epochs = 7", READ)["settings"]
+    assert asdict(changed) == {"epochs": 7, "seeds": (0,)}
+    assert run(DECLARE, "epochs = 7", READ, DECLARE, READ)["settings"].epochs == 3
+    fewer = run(DECLARE, READ, "epochs: int = 4  # passes", READ)["settings"]
+    assert fewer.epochs == 4
+
+
+def test_cells_before_the_first_reading_don_t_matter_in_a_kernel() -> None:
+    """Whoever runs the imports before the line that reads the parameters."""
+    imports = "import time\nstarted = time.time()\nnames = ['a', 'b']"
+    assert unchanged(run_in_a_shell(DECLARE, imports, READ))
+    assert unchanged(run_in_a_shell(LATER, "x = 3", DECLARE, READ, LATER, READ))
+
+
+def test_a_corrected_injection_is_accepted() -> None:
+    cells = [DECLARE, "# Parameters\nepcohs = 3", "try:\n    import robustlib.study.parameters as p"
+             "\n    p.read(globals())\nexcept ValueError as error: caught = str(error)",
+             "# Parameters\nepochs = 9", READ]  # fmt: skip
+    namespace = run_in_a_shell(*cells)
+    assert "run again from the cell of the parameters" in namespace["caught"]
+    assert namespace["settings"].epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("epochs: float = 2.0  # passes", "declares 'epochs' as float; it must be int"),
+        ("epoch: int = 2  # passes", "unknown parameter in this notebook: 'epoch'"),
+        ("epochs: int = 0  # passes", "of at least 1"),
+        ("epochs: 'float' = 2.0  # passes", "declares 'epochs' as"),
+        ("x = 2", "no parameter is declared"),
+    ],
+)
+def test_bad_declarations_are_refused_when_read(run: Run, source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(source, READ)
+
+
+def test_a_parameter_can_t_be_used_unread(run: Run) -> None:
+    with pytest.raises(NameError, match="epochs"):
+        run(DECLARE, READ, "print(epochs)")
+
+
+def test_settings_are_shown_as_text_only() -> None:
+    shown = validated(device="cpu", options=["cw.searches=9"])._repr_html_()
+    assert "cw.searches=9" in shown
+    assert "mathjax_ignore" in shown

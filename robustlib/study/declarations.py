@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+KEPT = "_parameters"
+"""The name under which a notebook's namespace keeps the values that were read."""
+
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
@@ -93,14 +96,16 @@ def executed(namespace: Mapping[str, Any], known: Iterable[str]) -> tuple[dict[s
     Returns the annotations of the declared parameters by name, and the names that were assigned in
     their place. A kernel keeps the source of its cells: the parameters cell is the latest that
     holds declarations only, and injected is what plain assignments set right after it, or the
-    latest cell that starts with papermill's "# Parameters". So it doesn't matter what other cells
-    have run, or in which order. Without cells (a script, `exec`) the annotations of the namespace
-    declare, and injected is every plain value that entered it later than the first of them.
+    latest cell that starts with papermill's "# Parameters". So what other cells assign doesn't
+    matter, nor in which order they have run. Without cells (a script, `exec`) the annotations of
+    the namespace declare, and injected is every plain value that entered it after the first of
+    them.
 
-    known: names of parameters; a cell that declares none of them counts only if it is the first.
+    known: names of parameters; declarations of none of them count at the first reading only.
     """
     types: dict[str, str] = {}
     assigned: set[str] = set()
+    own: set[str] = set()  # what other cells have assigned
     directly_after = False
     for source in namespace.get("In", ()):
         try:
@@ -113,14 +118,16 @@ def executed(namespace: Mapping[str, Any], known: Iterable[str]) -> tuple[dict[s
         elif source.lstrip().startswith("# Parameters"):
             assigned = _assigned(statements, literal=False)
         elif directly_after and (more := _assigned(statements, literal=True)):
-            assigned |= more
+            assigned |= more - own
         elif statements:
+            own |= _stored(statements)
             directly_after = False
     if types:
         return types, {name for name in assigned if name in namespace}
     types = {
         name: kind if isinstance(kind, str) else inspect.formatannotation(kind)
         for name, kind in namespace.get("__annotations__", {}).items()
+        if name in known or KEPT not in namespace
     }
     names = list(namespace)
     start = min((names.index(name) for name in types if name in namespace), default=len(names))
@@ -136,6 +143,11 @@ def _annotations(statements: list[ast.stmt]) -> dict[str, str]:
             return {}
         found[statement.target.id] = ast.unparse(statement.annotation)
     return found
+
+
+def _stored(statements: list[ast.stmt]) -> set[str]:
+    nodes = ast.walk(ast.Module(statements, []))
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _assigned(statements: list[ast.stmt], *, literal: bool) -> set[str]:

@@ -24,7 +24,7 @@ from robustlib.core.checks import (
 )
 from robustlib.core.devices import pick_device
 from robustlib.data import DATASETS
-from robustlib.study.declarations import executed
+from robustlib.study.declarations import KEPT, executed
 from robustlib.study.values import coerce
 
 Check = Callable[[Any], Any]
@@ -223,7 +223,7 @@ def read(namespace: dict[str, Any]) -> Any:
             raise UnknownNameError(
                 f"{error} Correct it, and run again from the cell of the parameters on."
             ) from None
-    kept = namespace.setdefault("_parameters", {})
+    kept = namespace.setdefault(KEPT, {})
     kept |= {name: namespace[name] for name in types if name in namespace}
     settings = validated(**{name: kept[name] for name in types})
     for name in types:

@@ -69,7 +69,7 @@ def save(
         "seconds": round(seconds, 1),
         **provenance(),
     }
-    _replace(folder / f"{notebook}.json", json.dumps(record, indent=2) + "\n")
+    _replace(folder / f"{notebook}.json", json.dumps(record, indent=2, default=str) + "\n")
 
 
 def load(run: str, name: str) -> pd.DataFrame:
