@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -34,6 +35,7 @@ from robustlib.exchange import (
     writing,
 )
 from robustlib.exchange.__main__ import main
+from robustlib.exchange.files import claim
 from robustlib.models import Classifier
 
 NAMES = ("fog", "contrast")
@@ -249,8 +251,12 @@ def test_a_truncated_array_is_an_error(tiny, cifar) -> None:
 class Rounded:
     name: str
     severity: int
+    label: str = "rounded"
     family: str = "weather"
     needs_model: bool = False
+
+    def key(self) -> dict[str, object]:
+        return vars(self)
 
     def apply(self, images, labels, ids, model, seed):
         corrupted = corrupt(images, self.name, self.severity, seed, ids)
@@ -544,3 +550,382 @@ def test_an_interruption_is_said_in_a_line(photos, tmp_path, capsys, monkeypatch
     assert len(list(out.rglob("*.png"))) == 12
     assert main(arguments) == 0
     assert "18 images written" in capsys.readouterr().out
+
+
+# --- Which image is which -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of two classes whose files sort otherwise once they end in .png."""
+    monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path / "data"))
+    generator = np.random.default_rng(5)
+    for part in ("train", "test"):
+        for label in ("ant", "bee"):
+            (tmp_path / "set" / part / label).mkdir(parents=True)
+            for name in ("img.bmp", "img.large.bmp", "img-2.bmp", "img2.bmp"):
+                pixels = generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / part / label / name)
+    return tmp_path / "set"
+
+
+def loaded(folders: Path, **arguments) -> Split:
+    return load_data("folder", root=folders, image_size=24, **arguments).test
+
+
+def exported(folders: Path, **arguments) -> Path:
+    out = folders.parent / "c"
+    export_imagenet_c(folders / "test", out, ["fog"], severities=[2], progress=False, **arguments)
+    return out
+
+
+def officially(out: Path) -> Path:
+    """As others publish it: images only."""
+    for record in out.rglob("*.json"):
+        record.unlink()
+    return out
+
+
+def test_stored_images_are_paired_whatever_the_order_of_their_names(folders) -> None:
+    out, split = exported(folders), loaded(folders)
+    there = [path.stem for path in sorted((out / "fog" / "2" / "ant").iterdir())]
+    assert there != [path.stem for path in sorted((folders / "test" / "ant").iterdir())]
+    expected = rounded(split, "fog", 2).float() / 255
+    assert torch.equal(apply(Stored("fog", 2, out), split), expected), "by the list of the export"
+    assert torch.equal(apply(Stored("fog", 2, out).for_split(split), split), expected)
+    streamed = loaded(folders, in_memory=False)
+    assert torch.equal(apply(Stored("fog", 2, out).for_split(streamed), streamed), expected)
+    few = loaded(folders, n_test=2)
+    seen = apply(Stored("fog", 2, out).for_split(few), few)
+    assert torch.equal(seen, rounded(few, "fog", 2).float() / 255)
+
+
+def test_images_of_others_are_paired_by_name(folders) -> None:
+    out, split = officially(exported(folders)), loaded(folders)
+    expected = rounded(split, "fog", 2).float() / 255
+    with pytest.raises(DataError, match="can only be told by name"):
+        apply(Stored("fog", 2, out), split)
+    with pytest.raises(DataError, match="can only be told by name"):
+        Stored("fog", 2, out).key()
+    nameless = Split(split.images, split.labels, split.ids)
+    with pytest.raises(DataError, match="can only be told by name"):
+        apply(Stored("fog", 2, out).for_split(nameless), nameless)
+    bound = Stored("fog", 2, out).for_split(split)
+    assert torch.equal(apply(bound, split), expected)
+    extra = out / "fog" / "2" / "ant" / "a.png"
+    shutil.copy(out / "fog" / "2" / "ant" / "img.png", extra)
+    (out / "fog" / "2" / "aardvark").mkdir()
+    shutil.copy(extra, out / "fog" / "2" / "aardvark" / "b.png")
+    again = Stored("fog", 2, out).for_split(split)
+    assert torch.equal(apply(again, split), expected), "more images shift nothing"
+    assert again.key() == bound.key()
+    with pytest.raises(ValueError, match="id 999 is not in the split"):
+        apply(again, Split(split.images[:1], split.labels[:1], [999]))
+    gone = out / "fog" / "2" / "bee" / "img-2.png"
+    gone.unlink()
+    with pytest.raises(DataError, match=r"has no images for bee/img-2\.bmp"):
+        Stored("fog", 2, out).for_split(split)
+    whole = Split(
+        split.images[split.labels == 0],
+        split.labels[split.labels == 0],
+        split.ids[split.labels == 0],
+        [name for name in split.files if name.startswith("ant")],
+    )
+    seen = apply(Stored("fog", 2, out).for_split(whole), whole)
+    assert torch.equal(seen, expected[split.labels == 0]), "the missing one isn't wanted"
+
+
+def test_pairings_that_are_not_one_to_one_are_refused(folders) -> None:
+    out, split = officially(exported(folders)), loaded(folders)
+    place = out / "fog" / "2" / "ant"
+    shutil.copy(place / "img.png", place / "img.webp")
+    with pytest.raises(DataError, match=r"has 2 images for ant/img\.bmp"):
+        Stored("fog", 2, out).for_split(split)
+    (place / "img.png").rename(place / "img.bmp")
+    Stored("fog", 2, out).for_split(split)  # of the same name to the letter
+    two = Split(split.images[:2], [0, 0], [0, 1], ["ant/img2.bmp", "ant/img2.jpg"])
+    with pytest.raises(DataError, match=r"would stand for both ant/img2\.jpg and ant/img2\.bmp"):
+        Stored("fog", 2, out).for_split(two)
+
+
+def test_a_pairing_is_part_of_the_key(folders) -> None:
+    out, split = exported(folders), loaded(folders)
+    stored = Stored("fog", 2, out)
+    swapped = [*split.files]
+    swapped[0], swapped[2] = swapped[2], swapped[0]
+    other = Split(split.images, split.labels, split.ids, swapped)
+    assert other.digest() == split.digest(), "the pixels are the same"
+    assert stored.for_split(other).key() != stored.for_split(split).key()
+    before = stored.for_split(split).key()
+    moved = out.rename(out.with_name("moved"))
+    assert Stored("fog", 2, moved).for_split(split).key() == before
+    (moved / "fog" / "2" / "ant" / "img.png").write_bytes(b"changed")
+    assert Stored("fog", 2, moved).for_split(split).key() != before
+
+
+def test_evaluate_pairs_by_name(folders, store) -> None:
+    out, split = officially(exported(folders)), loaded(folders)
+    network = models.build("small_resnet", classes=2, image_size=24, seed=0).eval()
+    tested = [models.wrap(network, name="mine")]
+    cell = Stored("fog", 2, out, label="published fog")
+    result = evaluate(tested, split, [cell], store=store, progress=False)
+    expected = evaluate(tested, split, [Rounded("fog", 2)], store=store, progress=False)
+    np.testing.assert_array_equal(result.correct, expected.correct)
+    assert result.table["perturbation"].tolist() == ["clean", "published fog"]
+
+
+def test_arrays_of_a_folder_remember_its_names(folders) -> None:
+    split, out = loaded(folders), folders.parent / "arrays"
+    export_cifar_c(out, split, ["fog"], progress=False)
+    stored = Stored("fog", 2, out)
+    few = loaded(folders, n_test=4)
+    assert torch.equal(apply(stored.for_split(few), few), rounded(few, "fog", 2).float() / 255)
+    nameless = Split(split.images, split.labels, split.ids)
+    assert torch.equal(apply(stored.for_split(nameless), split), apply(stored, split))
+    first = folders / "test" / "ant" / "a first one.bmp"
+    shutil.copy(folders / "test" / "ant" / "img.bmp", first)
+    with pytest.raises(ValueError, match=r"was made with ant/.*in its place.*Export them again"):
+        stored.for_split(loaded(folders, n_test=4))
+
+
+def test_stored_ids_must_be_in_order(tiny, tmp_path) -> None:
+    export_cifar_c(tmp_path, part_of(tiny.test, torch.tensor([50, 8])), ["fog"], progress=False)
+    for ids in (np.array([50, 8]), np.array([8, 8]), np.array([8]), np.array([8.0, 50.0])):
+        np.save(tmp_path / "ids.npy", ids)
+        with pytest.raises(DataError, match="2 ascending integers"):
+            apply(Stored("fog", 2, tmp_path), part_of(tiny.test, torch.tensor([8])))
+
+
+def test_names_that_are_not_utf_8(folders, capsys) -> None:
+    odd = os.fsdecode(b"\xff-class")
+    try:
+        for part in ("train", "test"):
+            (folders / part / "bee").rename(folders / part / odd)
+            (folders / part / odd / "img.bmp").rename(folders / part / odd / f"{odd}.bmp")
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+    split = loaded(folders)
+    out = exported(folders, image_size=24)
+    expected = rounded(split, "fog", 2).float() / 255
+    for cell in (Stored("fog", 2, out), Stored("fog", 2, out).for_split(split)):
+        assert torch.equal(apply(cell, split), expected)
+        cell.key()
+    streamed = loaded(folders, in_memory=False)
+    assert torch.equal(streamed.float_images(), split.float_images())
+    arguments = [str(folders / "test" / odd), str(out.with_name(odd)), "--corruptions", "fog"]
+    assert main(arguments) == 0
+    capsys.readouterr().out.encode()
+
+
+# --- Several processes, and records -------------------------------------------------------------
+
+
+def racing(place: Path, path: Path, seed: int, together, results) -> None:
+    own = place / str(seed)
+    own.mkdir()
+    for i in range(40):
+        together.wait()
+        try:
+            claim(path.with_name(f"{i}.json"), {"seed": seed % 3}, own, "it")
+            results.put((i, seed % 3))
+        except ValueError as error:
+            if "made otherwise" not in str(error):
+                raise
+
+
+def test_of_several_processes_one_claims(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    together, results = context.Barrier(6), context.SimpleQueue()
+    arguments = [(tmp_path, tmp_path / "x", seed, together, results) for seed in range(6)]
+    processes = [context.Process(target=racing, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    won: dict[int, list[int]] = {}
+    while not results.empty():
+        i, seed = results.get()
+        won.setdefault(i, []).append(seed)
+    assert len(won) == 40
+    for i, seeds in won.items():
+        assert len(seeds) == 2, "the winner, and the other one that wants the same"
+        assert {json.loads((tmp_path / f"{i}.json").read_text())["seed"]} == set(seeds)
+
+
+def test_a_disk_without_hard_links(tmp_path, monkeypatch) -> None:
+    def refused(*_arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    claim(tmp_path / "a.json", {"seed": 1}, tmp_path, "it")
+    claim(tmp_path / "a.json", {"seed": 1}, tmp_path, "it")
+    with pytest.raises(ValueError, match="it was made otherwise: seed 1 there, 2 now"):
+        claim(tmp_path / "a.json", {"seed": 2}, tmp_path, "it")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"seed": 1}
+
+
+def test_two_exports_at_once_do_not_mix(tmp_path) -> None:
+    photos, out = make_images(tmp_path / "photos", count=10), tmp_path / "c"
+    code = (
+        "import sys; from robustlib.exchange.command import main; "
+        "sys.exit(main(sys.argv[1:] + ['--corruptions', 'fog', '--severities', '1']))"
+    )
+    command = [sys.executable, "-c", code, str(photos), str(out), "--seed"]
+    processes = [
+        subprocess.Popen([*command, seed], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        for seed in ("0", "1", "1")
+    ]
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    seed = json.loads((out / MANIFEST).read_text())["seed"]
+    for process, error, wanted in zip(processes, errors, (0, 1, 1), strict=True):
+        assert process.returncode == (0 if wanted == seed else 2), error
+        assert ("was made otherwise: seed" in error) == (wanted != seed)
+    export_imagenet_c(photos, tmp_path / "calm", ["fog"], severities=[1], seed=seed, progress=False)
+    assert contents(out) == contents(tmp_path / "calm")
+    assert not list(out.glob(".unfinished*"))
+
+
+@pytest.mark.parametrize("layout", ["cifar-c", "imagenet-c"])
+def test_only_the_code_of_the_same_corruption_counts(
+    layout, tiny, photos, tmp_path, monkeypatch
+) -> None:
+    out = tmp_path / "c"
+
+    def export(names: list[str], **options) -> int:
+        if layout == "cifar-c":
+            return export_cifar_c(out, tiny.test, names, progress=False, **options)
+        return export_imagenet_c(photos, out, names, progress=False, **options)
+
+    export(["fog"])
+    record = out / ("fog.json" if layout == "cifar-c" else f"fog/{MANIFEST}")
+    assert json.loads(record.read_text())["code"] == corruptions.code_of(["fog"])
+    code_of = corruptions.code_of
+    changed = {"fog": "another"}
+    monkeypatch.setattr(corruptions, "code_of", lambda names: changed.get(*names) or code_of(names))
+    assert export(["contrast"]) > 0
+    before = contents(out)
+    with pytest.raises(ValueError, match=r"fog in .* made otherwise: code '.*' there, 'another'"):
+        export(["fog", "snow"])
+    assert {name: found for name, found in contents(out).items() if "snow" not in name} == before
+    monkeypatch.undo()
+    assert export(["fog"]) == 0
+    record.unlink()
+    with pytest.raises(ValueError, match="of unknown origin"):
+        export(["fog"])
+
+
+@pytest.mark.parametrize("layout", ["cifar-c", "imagenet-c"])
+def test_options_of_corruptions(layout, photos, tmp_path) -> None:
+    out = tmp_path / "c"
+    arguments = [str(photos), str(out), "--corruptions", "glass_blur", "fog"]
+    if layout == "cifar-c":
+        arguments += ["--layout", layout, "--image-size", "24"]
+        record = out / "glass_blur.json"
+    else:
+        record = out / "glass_blur" / MANIFEST
+    assert main([*arguments, "--options", "glass_blur.swap=true"]) == 0
+    assert json.loads(record.read_text())["options"] == {"swap": True}
+    image = one_image(opened(photos / "a" / "0.png"), 0)
+    swapped = corrupt(image.float_images(), "glass_blur", 5, 0, image.ids, swap=True)
+    expected = swapped.mul(255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    if layout == "cifar-c":
+        found = np.load(out / "glass_blur.npy")[4 * 6]
+    else:
+        found = opened(out / "glass_blur" / "5" / "a" / "0.png")
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(rounded(image, "glass_blur", 5)[0].permute(1, 2, 0), expected)
+    assert main(arguments) == 2, "other options are refused"
+    assert main([*arguments, "--options", "glass_blur.swap=true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("swap=true", "options are given as NAME.OPTION=VALUE"),
+        ("glass_blur.swap", "options are given as NAME.OPTION=VALUE"),
+        ("glass_blurr.swap=true", "Did you mean 'glass_blur'"),
+        ("glass_blur.swop=true", "Did you mean 'glass_blur.swap'"),
+        ("glass_blur.swap=perhaps", "swap must be True or False"),
+        ("fog.swap=true", "unknown option 'fog.swap'"),
+        ("frost.photographs=nowhere", "named are"),
+    ],
+)
+def test_bad_options_are_one_line(photos, tmp_path, capsys, given, message) -> None:
+    arguments = [str(photos), str(tmp_path / "c"), "--corruptions", "glass_blur", "fog"]
+    assert main([*arguments, "--options", given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002])
+def test_others_may_read_what_the_umask_lets_them(tiny, photos, tmp_path, mask) -> None:
+    before = os.umask(mask)
+    try:
+        export_cifar_c(tmp_path / "arrays", tiny.test, ["fog"], progress=False)
+        export_imagenet_c(photos, tmp_path / "images", ["fog"], progress=False)
+    finally:
+        os.umask(before)
+    for place in ("arrays", "images"):
+        paths = [tmp_path / place, *(tmp_path / place).rglob("*")]
+        assert len(paths) > 4
+        for path in paths:
+            wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+            assert path.stat().st_mode & 0o777 == wanted, path
+
+
+def test_other_default_types_change_nothing(tiny, photos, tmp_path) -> None:
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            place = tmp_path / str(dtype)
+            export_cifar_c(place / "arrays", tiny.test, ["fog", "gaussian_noise"], progress=False)
+            export_imagenet_c(photos, place / "images", ["fog"], progress=False)
+            seen = apply(Stored("fog", 3, place / "arrays"), tiny.test)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert seen.dtype == torch.float32
+        assert torch.equal(seen, rounded(tiny.test, "fog", 3).float() / 255)
+    assert contents(tmp_path / "torch.float32") == contents(tmp_path / "torch.float64")
+
+
+def test_numbers_of_any_kind_are_taken(photos, tmp_path, tiny) -> None:
+    written = export_imagenet_c(
+        photos,
+        tmp_path / "images",
+        ["fog"],
+        severities=[np.int64(1), torch.tensor(2)],
+        image_size=16.0,
+        seed=np.int64(3),
+        progress=False,
+    )
+    assert written == 12
+    assert json.loads((tmp_path / "images" / MANIFEST).read_text())["seed"] == 3
+    export_cifar_c(tmp_path / "arrays", tiny.test, ["fog"], seed=torch.tensor(3), progress=False)
+    stored = Stored("fog", np.int64(2), tmp_path / "arrays")
+    ids = tiny.test.ids.tolist()
+    seen = stored.apply(tiny.test.float_images(), tiny.test.labels.tolist(), ids, None, 0)
+    assert torch.equal(seen, rounded(tiny.test, "fog", 2, seed=3).float() / 255)
+
+
+def test_files_that_are_no_images_are_named_once(photos, tmp_path) -> None:
+    (photos / "b" / "c.heic").touch()
+    (photos / "notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"2 file\(s\) passed over.*c\.heic") as caught:
+        export_imagenet_c(photos, tmp_path / "c", ["fog"], severities=[1], progress=False)
+    (warning,) = caught
+    assert warning.filename == __file__
+
+
+def test_turned_images_are_exported_upright(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "photos").mkdir()
+    turned = Image.effect_noise((40, 24), 80).convert("RGB")
+    turned.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos" / "a.png", exif=exif)
+    Image.effect_noise((24, 40), 80).convert("RGB").save(tmp_path / "photos" / "b.png")
+    out = tmp_path / "c"
+    export_imagenet_c(tmp_path / "photos", out, ["fog"], severities=[1], progress=False)
+    expected = rounded(one_image(np.array(turned), 0), "fog", 1)[0].permute(1, 2, 0)
+    np.testing.assert_array_equal(opened(out / "fog" / "1" / "a.png"), expected)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from robustlib.core.identity import digest_of_files
 
@@ -77,7 +77,10 @@ def read_image(file: Path, image_size: int | None = None) -> np.ndarray:
 
 def unreadable(file: str | Path, error: Exception) -> DataError:
     """The error to raise for an image file that can't be read."""
-    return DataError(f"can't read the image {shown(file)} ({error}); replace it or remove it.")
+    reason: object = error
+    if isinstance(error, UnidentifiedImageError):
+        reason = "empty, damaged, or in a format that Pillow doesn't read here"
+    return DataError(f"can't read the image {shown(file)} ({reason}); replace it or remove it.")
 
 
 def shown(name: str | Path) -> str:

@@ -64,8 +64,9 @@ def generate(split: str, indices: ArrayLike, seed: int = 0) -> Split:
     """The images at `indices` of a split, `"train"` or `"test"`, which share none.
 
     indices: whole numbers (N,), of at least 0. The class is index modulo 10, so that any run of
-    consecutive indices is balanced. seed: 0 for the images of `load`. Returns a `Split` of (N, 3, 32, 32) with ids `indices`.
-    The pixels of an image do not depend on the others that it is made with.
+    consecutive indices is balanced. seed: 0 for the images of `load`, or another one from 0 on.
+    Returns a `Split` of (N, 3, 32, 32) with ids `indices`. The pixels of an image do not depend on
+    the others that it is made with.
     """
     draws = _Draws(split, indices, seed)
     labels = draws.indices % len(CLASSES)

@@ -14,7 +14,7 @@ from robustlib import corruptions
 from robustlib.core.checks import SEVERITIES, check_name, check_whole
 from robustlib.data import Split
 from robustlib.data.folder import list_split
-from robustlib.data.images import warn_of_others
+from robustlib.data.images import shown, warn_of_others
 from robustlib.exchange.files import SUFFIXES, decode, threads
 from robustlib.exchange.writing import check_source, export_cifar_c, export_imagenet_c
 
@@ -156,5 +156,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "robustlib corrupt"
         print(f"\n{prog}: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     files = "<name>.npy" if args.layout == "cifar-c" else "<name>/<severity>/"
-    print(f"{written} images written; {args.folder} is complete, as {files} for each corruption")
+    place = shown(args.folder)
+    print(f"{written} images written; {place} is complete, as {files} for each corruption")
     return 0
