@@ -220,32 +220,46 @@ def evaluate(
     correct: list[np.ndarray] = []
     attacked: dict[int, pd.DataFrame] = {}
     computed = 0
-    with tqdm(
-        total=len(cells) * len(models),
-        unit="cell",
-        mininterval=1.0,
-        file=sys.stdout,
-        disable=not progress,
-    ) as bar:
+    unseen = set(range(len(models)))
+    with ExitStack() as stack:
+        for classifier in models:
+            stack.enter_context(evaluating(classifier.model))
+        bar = stack.enter_context(
+            tqdm(
+                total=len(cells) * len(models),
+                unit="cell",
+                mininterval=1.0,
+                file=sys.stdout,
+                disable=not progress,
+            )
+        )
         for perturbation in cells:
             bar.set_description(perturbation.label, refresh=False)
-            shared_key = _key(perturbation, split, data, seed, device_of(models[0].model).type)
-            keys = [{"model": identity, **shared_key} for identity in identities]
+            shared_key = _key(perturbation, split, data, seed)
+            keys = [
+                {"model": identity, "device": device_of(classifier.model).type, **shared_key}
+                for identity, classifier in zip(identities, models, strict=True)
+            ]
             found = [store.find("evaluations", key) for key in keys]
             missing = [index for index, artifact in enumerate(found) if artifact is None]
+            for index in unseen.intersection(missing):
+                place = device_of(models[index].model)
+                few = split.float_images(slice(0, 8)).to(place)
+                look_over(models[index].model, few, split.labels)
+            unseen.difference_update(missing)
             fresh = _outcomes(
-                [models[index] for index in missing], split, perturbation, seed, batch_size
+                [models[index].model for index in missing], split, perturbation, seed, batch_size
             )
             for index, values in zip(missing, fresh, strict=True):
                 found[index] = store.put("evaluations", keys[index], values, {})
             computed += len(missing)
             for classifier, artifact in zip(models, found, strict=True):
                 assert artifact is not None
-                values_right = artifact.tensors["correct"].numpy()
+                right_ones = artifact.tensors["correct"].numpy()
                 if isinstance(perturbation, Attack):
                     attacked[len(rows)] = _details(artifact.tensors)
-                rows.append(_row(classifier, perturbation, values_right))
-                correct.append(values_right)
+                rows.append(_row(classifier, perturbation, right_ones))
+                correct.append(right_ones)
             bar.update(len(models))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return Evaluation(table, np.stack(correct), computed, attacked)
@@ -349,14 +363,14 @@ def _radius(perturbation: Perturbation) -> float:
 
 
 def _key(
-    perturbation: Perturbation, split: Split | StreamedSplit, data: str, seed: int, device: str
+    perturbation: Perturbation, split: Split | StreamedSplit, data: str, seed: int
 ) -> dict[str, Any]:
     """What determines the evaluation of a model, apart from the model."""
     own: Any = perturbation.key() if hasattr(perturbation, "key") else fingerprint(perturbation)
     steps = _attacked if isinstance(perturbation, Attack) else _shown
     reading = (getattr(type(split), name, None) for name in ("float_images", "__getitem__"))
     code = fingerprint(steps, *reading)
-    return {"perturbation": own, "data": data, "seed": seed, "code": code, "device": device}
+    return {"perturbation": own, "data": data, "seed": seed, "code": code}
 
 
 def _check_models(models: Sequence[Classifier]) -> None:
@@ -378,7 +392,7 @@ def _check_models(models: Sequence[Classifier]) -> None:
 
 
 def _outcomes(
-    models: Sequence[Classifier],
+    models: Sequence[nn.Module],
     split: Split | StreamedSplit,
     perturbation: Perturbation,
     seed: int,
@@ -390,29 +404,23 @@ def _outcomes(
     "steps", as in `robustlib.attacks.AttackResult`.
     """
     results: list[list[dict[str, Tensor]]] = [[] for _ in models]
-    with ExitStack() as modes:
-        for classifier in models:
-            modes.enter_context(evaluating(classifier.model))
-        for start in range(0, len(split), batch_size) if models else ():
-            part = slice(start, start + batch_size)
-            images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
-            shared: dict[torch.device, Tensor] = {}
-            for classifier, result in zip(models, results, strict=True):
-                place = device_of(classifier.model)
-                if start == 0:
-                    few = images[:8].to(place)
-                    look_over(classifier.model, few, split.labels)
-                batch = (images.to(place), labels.to(place), ids.to(place))
-                if isinstance(perturbation, Attack):
-                    result.append(_attacked(classifier.model, perturbation, *batch, seed))
-                    continue
-                if perturbation.needs_model:
-                    seen = perturbation.apply(*batch, classifier.model, seed)
-                else:
-                    if place not in shared:
-                        shared[place] = perturbation.apply(*batch, None, seed)
-                    seen = shared[place]
-                result.append(_shown(classifier.model, seen, batch[1]))
+    for start in range(0, len(split), batch_size) if models else ():
+        part = slice(start, start + batch_size)
+        images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
+        shared: dict[torch.device, Tensor] = {}
+        for model, result in zip(models, results, strict=True):
+            place = device_of(model)
+            batch = (images.to(place), labels.to(place), ids.to(place))
+            if isinstance(perturbation, Attack):
+                result.append(_attacked(model, perturbation, *batch, seed))
+                continue
+            if perturbation.needs_model:
+                shown = perturbation.apply(*batch, model, seed)
+            else:
+                if place not in shared:
+                    shared[place] = perturbation.apply(*batch, None, seed)
+                shown = shared[place]
+            result.append(_shown(model, shown, batch[1]))
     return [
         {name: torch.cat([batch[name] for batch in result]).cpu() for name in result[0]}
         for result in results
