@@ -18,7 +18,7 @@ from robustlib.core.checks import (
     check_ids,
     check_images,
     check_name,
-    check_nonempty,
+    check_names,
     check_options,
     check_seed,
     check_severity,
@@ -39,6 +39,7 @@ __all__ = [
     "CorruptionInfo",
     "Severity",
     "augment",
+    "check_options_by_name",
     "check_strength",
     "code_of",
     "corrupt",
@@ -129,6 +130,22 @@ def check_strength(severity: Severity) -> Severity:
     return check_severity(severity)
 
 
+def check_options_by_name(
+    options: Mapping[str, Mapping[str, Any]] | None, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return options by corruption, as {"glass_blur": {"swap": True}}, coerced; none for None.
+
+    Raises `UnknownNameError` for a corruption that isn't among `names` or an unknown option, and
+    `ValueError` for a bad value.
+    """
+    return {
+        check_name(name, names, "corruption with options; named are"): check_options(
+            given, info(name).options, "corruption", name
+        )
+        for name, given in (options or {}).items()
+    }
+
+
 def code_of(names: Iterable[str]) -> str:
     """A hash of all that determines the pixels of these corruptions, but for seeds and options.
 
@@ -137,15 +154,14 @@ def code_of(names: Iterable[str]) -> str:
     return fingerprint(corrupt, *(info(name) for name in names))
 
 
-@torch.no_grad()
 def _apply(
     images: Tensor,
     name: str,
     severity: Severity,
     seed: int,
     ids: Tensor,
+    options: Mapping[str, Any],
     severities_for: int | None = None,
-    options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     if images.numel() == 0:
         return images.clone()
@@ -155,16 +171,19 @@ def _apply(
         out = torch.empty_like(images)
         for level in drawn.unique().tolist():
             chosen = (drawn == level).nonzero().squeeze(1)
-            out[chosen] = _apply(images[chosen], name, level, seed, ids[chosen], side, options)
+            out[chosen] = _apply(images[chosen], name, level, seed, ids[chosen], options, side)
         return out
     piece = len(images)
     if images.device.type == "cpu":
         piece = max(1, _CPU_PIECE // images[0].numel())
     images = images.contiguous()
     out = torch.empty_like(images)
-    for part, part_ids, target in zip(*(x.split(piece) for x in (images, ids, out)), strict=True):
-        result = _apply_piece(part, name, severity, seed, part_ids, side, options or {})
-        torch.clamp(result, 0, 1, out=target)
+    with torch.autocast(images.device.type, enabled=False):
+        for part, part_ids, target in zip(
+            *(x.split(piece) for x in (images, ids, out)), strict=True
+        ):
+            result = _apply_piece(part, name, severity, seed, part_ids, options, side)
+            torch.clamp(result, 0, 1, out=target)
     return out
 
 
@@ -174,17 +193,15 @@ def _apply_piece(
     severity: Severity,
     seed: int,
     ids: Tensor,
-    side: int,
     options: Mapping[str, Any],
+    side: int,
 ) -> Tensor:
     corruption = REGISTRY[name]
     level = 0 if severity == "random" else severity
     stream = Stream(seed, ids, name, level)
     if isinstance(corruption.strengths, AmountRange):
-        if level:
-            fraction = torch.full((len(images),), (level - 1) / 4, device=images.device)
-        else:
-            fraction = stream.uniform()
+        n = len(images)
+        fraction = images.new_full((n,), (level - 1) / 4) if level else stream.uniform()
         parameters = {corruption.strengths.name: corruption.strengths.amount(fraction, side)}
     else:
         parameters = corruption.parameters(side)[level - 1]
@@ -197,7 +214,7 @@ def corrupt(
     name: str,
     severity: Severity = 3,
     seed: int = 0,
-    ids: Tensor | None = None,
+    ids: Tensor | Sequence[int] | None = None,
     *,
     severities_for: int | None = None,
     **options: Any,
@@ -207,8 +224,9 @@ def corrupt(
     images: float32 (N, 3, H, W) in [0, 1], on any device; never modified. name: one of
     `names()`. severity: 1 to 5, or "random" for one drawn for each image: evenly from 1 to 5 for
     the corruptions of ImageNet-C, an amount even over the published range for those of
-    Laugros et al. seed: any int. ids: int64 (N,), the identity of each image, say its index in
-    the test set; positions 0 .. N - 1 if None, which ties the result to the order of the batch.
+    Laugros et al. seed: any int. ids: (N,) whole numbers, the identity of each image, say its
+    index in the test set; positions 0 .. N - 1 if None, which ties the result to the order of
+    the batch.
     severities_for: take the severities meant for images of this side in pixels; None for that
     of these images, which is the shorter one (see `CorruptionInfo.parameters` and
     `CorruptionInfo.table_side`). options: those of the corruption, `info(name).options`:
@@ -226,9 +244,9 @@ def corrupt(
     options = check_options(options, info(name).options, "corruption", name)
     if severities_for is not None:
         severities_for = check_whole(severities_for, "severities_for", low=1)
-    images = check_images(images)
+    images = check_images(images).detach()
     ids = check_ids(ids, len(images)).to(images.device)
-    return _apply(images, name, severity, seed, ids, severities_for, options)
+    return _apply(images, name, severity, seed, ids, options, severities_for)
 
 
 def augment(
@@ -236,9 +254,10 @@ def augment(
     names: Sequence[str],
     *,
     seed: int,
-    ids: Tensor,
+    ids: Tensor | Sequence[int],
     severity: Severity = "random",
     groups: int | None = _GROUPS,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Tensor:
     """Return a corrupted copy of a training batch, with corruptions and severities drawn.
 
@@ -248,15 +267,15 @@ def augment(
     choice: they keep the work batched. groups=None draws name and severity for each image by
     itself, as `corrupt(..., severity="random")` does, and takes several times as long on small
     images. A number as `severity` fixes it. So that the draws change, pass another seed at each
-    step. Other arguments and errors as in `corrupt`.
+    step. options: by corruption, as {"glass_blur": {"swap": True}}. Other arguments and errors as
+    in `corrupt`.
     """
-    check_nonempty(names, "names")
-    for name in names:
-        check_name(name, REGISTRY, "corruption")
+    names = check_names(names, REGISTRY, "corruption")
+    options = check_options_by_name(options, names)
     severity, seed = check_strength(severity), check_seed(seed)
     if groups is not None:
         groups = check_whole(groups, "groups, if not None for each image,", low=1)
-    images = check_images(images)
+    images = check_images(images).detach()
     ids = check_ids(ids, len(images)).to(images.device)
     if images.numel() == 0:
         return images.clone()
@@ -265,7 +284,8 @@ def augment(
         picks = Stream(seed, ids, "augment").integers(0, len(names))
         for pick in picks.unique().tolist():
             chosen = (picks == pick).nonzero().squeeze(1)
-            out[chosen] = _apply(images[chosen], names[pick], severity, seed, ids[chosen])
+            given = options.get(names[pick], {})
+            out[chosen] = _apply(images[chosen], names[pick], severity, seed, ids[chosen], given)
         return out
     groups = min(groups, len(images))
     for i, (part, part_ids, target) in enumerate(
@@ -276,5 +296,5 @@ def augment(
         level = severity
         if severity == "random" and not isinstance(REGISTRY[name].strengths, AmountRange):
             level = draw % 5 + 1
-        target.copy_(_apply(part, name, level, seed, part_ids))
+        target.copy_(_apply(part, name, level, seed, part_ids, options.get(name, {})))
     return out

@@ -86,7 +86,10 @@ def _as_taps(outputs: Sequence[Mapping[int, float]], device: torch.device) -> Ta
     padded = [[*o.items(), *[(min(o), 0.0)] * (count - len(o))] for o in outputs]
     index = [[o[t][0] for o in padded] for t in range(count)]
     weights = [[o[t][1] for o in padded] for t in range(count)]
-    return torch.tensor(index, device=device), torch.tensor(weights, device=device)
+    return (
+        torch.tensor(index, device=device),
+        torch.tensor(weights, dtype=torch.float32, device=device),
+    )
 
 
 def _show_boxes(images: Tensor, rows: int, columns: int, *, like_pillow: bool) -> Tensor:

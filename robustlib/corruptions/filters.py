@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -216,9 +217,10 @@ def sample_affine(images: Tensor, matrix: Sequence[Tensor | float], border: str)
     ((W - 1) / 2, (H - 1) / 2). It maps target pixels to source pixels.
     """
     n, _, h, w = images.shape
-    a, b, c, d, tx, ty = (torch.as_tensor(m, device=images.device).view(-1, 1, 1) for m in matrix)
-    dx = torch.arange(w, device=images.device) - (w - 1) / 2
-    dy = (torch.arange(h, device=images.device) - (h - 1) / 2)[:, None]
+    like: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
+    a, b, c, d, tx, ty = (torch.as_tensor(m, **like).view(-1, 1, 1) for m in matrix)
+    dx = torch.arange(w, **like) - (w - 1) / 2
+    dy = (torch.arange(h, **like) - (h - 1) / 2)[:, None]
     x = a * dx + b * dy + (tx + (w - 1) / 2)
     y = c * dx + d * dy + (ty + (h - 1) / 2)
     return sample(images, x.expand(n, h, w), y.expand(n, h, w), border)

@@ -160,7 +160,7 @@ def _smoothing_matrix(size: int, sigma: float, device: torch.device) -> Tensor:
     radius = int(3 * sigma + 0.5)
     index = border_index(size, radius, radius, "symmetric")
     weights = gaussian_weights(sigma, radius)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     for i in range(size):
         for j, weight in enumerate(weights):
             matrix[i, index[i + j]] += weight

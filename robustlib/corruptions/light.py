@@ -126,8 +126,9 @@ def backlight(images: Tensor, stream: Stream, shift: Tensor) -> Tensor:
     Halves side by side, as against one above the other, are this project's choice.
     """
     w = images.shape[-1]
-    left = torch.arange(w, device=images.device) < w // 2
-    return images + torch.where(left, 1.0, -1.0) * _each(stream.sign() * shift)
+    side = images.new_ones(w)
+    side[w // 2 :] = -1
+    return images + side * _each(stream.sign() * shift)
 
 
 @register(family="light", source=OVERLAP, random=True, table=AmountRange("turn", 0.05, 0.5))

@@ -59,7 +59,8 @@ class AmountRange:
 
     def parameters(self, image_side: int) -> Parameters:
         """Five even steps."""
-        amounts = self.amount(torch.linspace(0, 1, 5), image_side).tolist()
+        steps = torch.linspace(0, 1, 5, dtype=torch.float32, device="cpu")
+        amounts = self.amount(steps, image_side).tolist()
         whole = self.name.endswith(("_px", "_count"))
         return tuple({self.name: int(x) if whole else round(x, 6)} for x in amounts)
 

@@ -51,7 +51,7 @@ def stamp(
     inside = (px >= 0) & (px < w) & (py >= 0) & (py < h) & wanted[..., None, None]
     index = torch.where(inside, py * w + px, 0).view(n, -1)
     coverage = torch.where(inside, coverage, 0.0).view(n, -1)
-    canvas = torch.zeros(n, h * w, device=x.device)
+    canvas = coverage.new_zeros(n, h * w)
     return canvas.scatter_reduce_(1, index, coverage, "amax").view(n, 1, h, w)
 
 

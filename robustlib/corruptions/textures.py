@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -22,7 +24,7 @@ def plasma(stream: Stream, side: int, wibble_decay: float) -> Tensor:
     divided by wibble_decay at each level.
     """
     offsets = stream.uniform((side * side - 1,), -1, 1)
-    grid = torch.zeros(stream.n, 1, 1, device=stream.device)
+    grid = torch.zeros(stream.n, 1, 1, dtype=torch.float32, device=stream.device)
     used, wibble = 0, 100.0
     while (points := grid.shape[1]) < side:
         at_centres, at_rows, at_columns = (
@@ -112,8 +114,7 @@ def _photograph(path: Path) -> Tensor:
             upright = ImageOps.exif_transpose(photograph).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:  # the last for a broken PNG
         raise ValueError(f"the photograph {path} can't be read: {error}.") from error
-    pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
-    return pixels.view(upright.height, upright.width, 3).permute(2, 0, 1)
+    return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=8)
@@ -137,8 +138,10 @@ def _resize(picture: Tensor, scale: float, axis: int) -> Tensor:
     the rounding.
     """
     side = picture.shape[axis]
-    places = (torch.arange(round(side * scale), dtype=torch.float64) + 0.5) * (1 / scale) - 0.5
-    near = places.clamp_(0, side - 1).long()
+    count = round(side * scale)
+    places = torch.arange(count, dtype=torch.float64, device=picture.device) + 0.5
+    places.mul_(1 / scale).sub_(0.5).clamp_(0, side - 1)
+    near = places.long()
     weight = (places - near).float()
     far = (near + 1).clamp_max(side - 1)
     weight = weight[:, None] if axis == -2 else weight
@@ -154,24 +157,25 @@ def frost_pictures() -> Tensor:
     """
     side, feathers = 1024, 4000
     last = side - 1  # as a bit mask, it wraps places around
-    stream = Stream(0, torch.arange(len(_FROST_LEVELS)), "pictures of frost")
+    cpu: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    stream = Stream(0, torch.arange(len(_FROST_LEVELS), device="cpu"), "pictures of frost")
     ground = plasma(stream, side, 1.9)
     x, y = stream.integers(0, side, (2, feathers)).unbind(1)
     # Neighbours grow in similar directions. With whole degrees from a table, no rounding of a
     # cosine can move a pixel.
     turns = [math.radians(degree) for degree in range(360)]
-    circle = torch.tensor([(math.cos(turn), math.sin(turn)) for turn in turns])
+    circle = torch.tensor([(math.cos(turn), math.sin(turn)) for turn in turns], **cpu)
     degrees = ground.flatten(1).gather(1, y * side + x) * 1440
     degrees = (degrees + stream.uniform((feathers,), 0, 60)).long()
     length = stream.uniform((feathers,), 15, 70)
     light = stream.uniform((feathers,), 0.2, 1)
-    along, out = torch.arange(16.0)[:, None] / 16, torch.arange(12.0) / 12
+    along, out = torch.arange(16, **cpu)[:, None] / 16, torch.arange(12, **cpu) / 12
     fading = (1 - 0.7 * along) * (1 - 0.5 * out)
     # Barbs of 16 places on the shaft: two forked ones, and one along it that closes the gaps.
     barbs = ((-40, 0.2 * (1 - along) * out), (40, 0.2 * (1 - along) * out), (0, 0.1 * out))
     pictures = []
     for i, (level, tint) in enumerate(zip(_FROST_LEVELS, _FROST_TINTS, strict=True)):
-        ice = torch.zeros(side * side)
+        ice = torch.zeros(side * side, **cpu)
 
         def per_feather(values: Tensor, i: int = i) -> Tensor:
             return values[i, :, None, None]
@@ -186,7 +190,7 @@ def frost_pictures() -> Tensor:
             ice.scatter_reduce_(0, index.flatten(), shade.flatten(), "amax")
         ice = gaussian_filter(ice.view(1, 1, side, side), 0.5)[0]
         grey = level + 0.4 * ground[i] + 0.6 * ice
-        rgb = grey * torch.tensor(tint).view(3, 1, 1)
+        rgb = grey * torch.tensor(tint, **cpu).view(3, 1, 1)
         pictures.append((rgb * 255).clamp_(0, 255).to(torch.uint8))
     return torch.stack(pictures)
 

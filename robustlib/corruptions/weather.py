@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -158,12 +159,12 @@ def spatter(
     if mud:
         cover = gaussian_filter((liquid > threshold).float(), strength)
         cover = F.threshold(cover, 0.8, 0.0)
-        brown = torch.tensor(_MUD, device=images.device).view(3, 1, 1) / 255
+        brown = images.new_tensor(_MUD).view(3, 1, 1) / 255
         return (brown - images).mul_(cover).add_(images)
     liquid = F.threshold(liquid, threshold, 0.0).mul_(255).clamp_(0, 255).floor_()
     relief = liquid.mul(_relief(liquid))
     relief.div_(relief.amax((2, 3), keepdim=True).clamp_min_(1e-6))
-    turquoise = torch.tensor(_WATER, device=images.device).view(3, 1, 1) / 255
+    turquoise = images.new_tensor(_WATER).view(3, 1, 1) / 255
     return (relief * (strength * turquoise)).add_(images)
 
 
@@ -315,14 +316,15 @@ def _equalise(levels: Tensor) -> Tensor:
     """Equalise the histogram of int64 levels 0 .. 20 to 0 .. 255, for each image: float32."""
     index = levels.flatten(1)
     total = index.shape[1]
-    counts = torch.zeros(len(index), _REACH + 1, device=levels.device)
-    counts.scatter_add_(1, index, torch.ones((), device=levels.device).expand_as(index))
+    like: dict[str, Any] = {"dtype": torch.float32, "device": levels.device}
+    counts = torch.zeros(len(index), _REACH + 1, **like)
+    counts.scatter_add_(1, index, torch.ones((), **like).expand_as(index))
     below = counts.cumsum(1)
     # The lowest level is the first that isn't empty.
     first = below.gather(1, below.sign().argmax(1, keepdim=True))
     table = ((below - first) * (255.0 / (total - first).clamp_min(1))).round_()
     flat = first.eq(total)  # an image of one level stays as it is
-    table = torch.where(flat, torch.arange(_REACH + 1.0, device=levels.device), table)
+    table = torch.where(flat, torch.arange(_REACH + 1, **like), table)
     return table.gather(1, index).view_as(levels)
 
 
