@@ -23,7 +23,7 @@ FAST: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 5, "restarts": 2},
     "pgd_least_likely": {"steps": 5},
     "mi_fgsm": {"steps": 5},
-    "cw": {"steps": 20, "searches": 3},
+    "cw": {"steps": 20},
     "ddn": {"steps": 20},
     "deepfool": {"steps": 10},
     "rays": {"queries": 60},
@@ -239,21 +239,25 @@ def test_bad_arguments(model, images, labels) -> None:
 
     refuse("'pgd'", name="pdg", error=UnknownNameError)
     for eps in (0.0, -0.1, 8.0, float("nan"), True):
-        refuse(r"\(0, 0.5\]", eps=eps)
-        refuse(r"\(0, 13.86\]", name="ddn", eps=eps if eps != 8.0 else 14.0)  # 0.5 sqrt(768)
-    refuse("eps must lie", eps=None)
+        refuse("above 0, at most 0.5 ", eps=eps)
+        refuse("above 0, at most 13.86 ", name="ddn", eps=eps if eps != 8.0 else 14.0)
+        # 0.5 sqrt(768) is 13.86
+    refuse("eps of 'pgd' must be a number", eps=None)
     refuse("steps must be", steps=0)
     refuse("steps must be", steps=2.5)
     refuse("momentum", name="mi_fgsm", momentum=float("nan"))
     refuse("'restarts'", restart=2, error=UnknownNameError)
     refuse("no options", name="fgsm", steps=3)
     refuse(r"\[0, 1\]", images=images * 255)
-    refuse(r"0 \.\. 2", labels=labels + 3)
+    refuse("the model has 3 outputs, but the labels go up to 5", labels=labels + 3)
     refuse("ids must be int64", ids=torch.arange(3))
     refuse(r"\(24, classes\)", model=nn.Identity().eval())
     refuse(r"\(24, classes\)", model=nn.Flatten(0).eval())
     refuse(r"targets must lie in 0 \.\. 2", targets=labels + 3)
+    refuse("targets must not be negative", targets=labels - 3)
     refuse("targets must differ", targets=labels)
+    refuse("seed must be an integer", seed=0.5)
+    refuse("labels must be int64", labels=labels.float())
     refuse("targets must be int64", targets=torch.zeros(3, dtype=torch.int64))
     for name in ("deepfool", "square", "rays", "strong", "pgd_least_likely", "apgd_ce"):
         given = {"eps": None} if info(name).minimal else {}

@@ -3,16 +3,16 @@
     result = run(model, images, labels, "pgd", eps=2 / 255)
     result.robust_correct  # right clean and attacked, for each image
 
-FGSM, PGD, MI-FGSM, Carlini-Wagner and DeepFool go through foolbox; the others are written from
-their papers. An attack leaves the model's gradients and mode untouched, and what an image becomes
-depends on (model, image, label, seed, image id, settings) only: not on the batch, to rounding.
+FGSM, PGD, MI-FGSM and DeepFool go through foolbox; the others are written from their papers. An
+attack leaves model and images untouched, and what an image becomes depends on (model, image,
+label, seed, image id, settings) only: not on the batch, to rounding, nor on the gradient mode,
+autocast or the default dtype. Logits that aren't finite count as wrong.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,23 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import auto, gradient, minimal
+from robustlib.attacks.guard import GradientWarning, Guard, check_gradient, warn_of_repairs
 from robustlib.attacks.registry import REGISTRY, AttackInfo, Norm, Task
-from robustlib.core.checks import check_ids, check_images, check_labels, check_name
+from robustlib.core.checks import check_ids, check_images, check_labels, check_name, check_seed
+from robustlib.core.inference import (
+    ProbabilityWarning,
+    TrainModeWarning,
+    evaluating,
+    look_over,
+    right,
+)
 
 __all__ = [
     "FIVE",
     "AttackInfo",
     "AttackResult",
+    "GradientWarning",
+    "ProbabilityWarning",
     "TrainModeWarning",
     "attack",
     "info",
@@ -49,10 +59,6 @@ _SUITES = {
     "five": FIVE,
     "strong": _STRONG,
 }
-
-
-class TrainModeWarning(UserWarning):
-    """A model in train mode was attacked; it is attacked in eval mode."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,13 @@ def norms(difference: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)
 
 
-def attack(model: nn.Module, images: Tensor, labels: Tensor, name: str, **settings: Any) -> Tensor:
+def attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    name: str,
+    **settings: Any,
+) -> Tensor:
     """`run(...).adversarial`: adversarial versions of `images`; arguments and errors as there."""
     return run(model, images, labels, name, **settings).adversarial
 
@@ -137,19 +149,20 @@ def attack(model: nn.Module, images: Tensor, labels: Tensor, name: str, **settin
 def run(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | Sequence[int],
     name: str,
     *,
     eps: float | str | None = None,
     seed: int = 0,
-    ids: Tensor | None = None,
-    targets: Tensor | None = None,
+    ids: Tensor | Sequence[int] | None = None,
+    targets: Tensor | Sequence[int] | None = None,
     **options: Any,
 ) -> AttackResult:
     """Attack a model and measure what came of it.
 
     Args:
-        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes).
+        model: maps float32 (N, 3, H, W) in [0, 1] to logits (N, classes). It may change its input
+            in place.
         images: float32 (N, 3, H, W) in [0, 1], on the model's device.
         labels: int64 (N,), the true classes.
         name: one of `names()`.
@@ -164,41 +177,50 @@ def run(
 
     Raises:
         ValueError: bad images, labels, ids, targets, radius or options, targets for an attack
-            that has none, or a model whose output isn't (N, classes).
+            that has none, a model on another device, one whose output isn't logits (N, classes),
+            or one without gradients for an attack that needs them.
         UnknownNameError: unknown attack or option.
 
     Warns:
         TrainModeWarning: the model was in train mode; it is attacked in eval mode.
+        ProbabilityWarning: its outputs look like probabilities.
+        GradientWarning: gradients weren't finite and were replaced, or are zero.
     """
     known = info(name)
     options = known.check_options(options)
     images = check_images(images)
     n = len(images)
-    largest = 0.5 if known.norm == "Linf" else 0.5 * images[0:1].numel() ** 0.5
-    radius = known.check_radius(eps, largest if n else 0.5)
-    if targets is not None and not known.targets:
-        able = ", ".join(other for other in names() if info(other).targets)
-        raise ValueError(f"the attack {name!r} can't aim at targets; these can: {able}.")
-    ids, labels = check_ids(ids, n), check_labels(labels, n).to(images.device)
-    if model.training:
-        warnings.warn(
-            "the model is in train mode; it is attacked in eval mode.",
-            TrainModeWarning,
-            stacklevel=2,
-        )
-    adversarial = images.clone()
-    steps = torch.zeros(n, dtype=torch.int64, device=images.device)
-    with _frozen(model):
-        clean = _predicted(model, images, labels, targets)
+    largest = 0.5 if known.norm == "Linf" else 0.5 * math.prod(images.shape[1:]) ** 0.5
+    radius = known.check_radius(eps, largest)
+    seed, ids, labels = check_seed(seed), check_ids(ids, n), check_labels(labels, n)
+    if targets is not None:
+        targets = _check_targets(known, targets, labels)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        images = images.detach().clone(memory_format=torch.contiguous_format)
+        labels, ids = labels.to(images.device).clone(), ids.to(images.device).clone()
+        targets = None if targets is None else targets.to(images.device).clone()
+        adversarial = images.clone()
+        steps = torch.zeros_like(labels)
+        if n:
+            logits = look_over(model, images, labels, finite=False)
+            if targets is not None:
+                check_labels(targets, n, logits.shape[1], "targets")
+            clean = right(logits, labels)
+            if not known.black_box:
+                check_gradient(model, images, labels)
+        else:
+            clean = torch.zeros_like(labels, dtype=torch.bool)
+        robust = clean.clone()
         index = clean.nonzero().squeeze(1)
         if len(index):
+            guard = Guard(model, labels[index])
             task = Task(
-                model,
+                guard,
                 images[index],
                 labels[index],
-                ids.to(images.device)[index],
+                ids[index],
                 seed,
-                float("inf") if known.minimal else radius,
+                math.inf if known.minimal else radius,
                 None if targets is None else targets[index],
             )
             found, steps[index] = known.function(task, **options)
@@ -208,36 +230,21 @@ def run(
                 beaten &= norms(found - task.images, known.norm) <= radius
                 found = torch.where(beaten.view(-1, 1, 1, 1), found, task.images)
             adversarial[index] = found
-            robust = clean.clone()
             robust[index] = ~beaten
-        else:
-            robust = clean
-    size = norms(adversarial - images, known.norm) if n else torch.zeros(0)
+            warn_of_repairs(guard)
+        size = norms(adversarial - images, known.norm) if n else images.new_zeros(0)
     _assert_valid(name, adversarial, size, radius)
     return AttackResult(adversarial, clean, robust, size, steps)
 
 
-def _predicted(model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """bool (N,): which images are right clean; checks what needs the number of classes."""
-    if not len(images):
-        return torch.zeros(0, dtype=torch.bool, device=images.device)
-    with torch.no_grad():
-        logits = model(images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits)
-        raise ValueError(
-            f"the model must map {len(images)} images to logits ({len(images)}, classes), "
-            f"but its output has {found}."
-        )
-    check_labels(labels, len(images), logits.shape[1])
-    if targets is not None:
-        try:
-            check_labels(targets, len(images), logits.shape[1])
-        except ValueError as error:
-            raise ValueError(str(error).replace("labels", "targets")) from None
-        if (targets == labels).any():
-            raise ValueError("targets must differ from the labels of their images.")
-    return logits.argmax(1) == labels
+def _check_targets(known: AttackInfo, targets: Any, labels: Tensor) -> Tensor:
+    if not known.targets:
+        able = ", ".join(other for other in names() if info(other).targets)
+        raise ValueError(f"the attack {known.name!r} can't aim at targets; these can: {able}.")
+    targets = check_labels(targets, len(labels), what="targets").to(labels.device)
+    if (targets == labels).any():
+        raise ValueError("targets must differ from the labels of their images.")
+    return targets
 
 
 def _assert_valid(name: str, adversarial: Tensor, size: Tensor, radius: float) -> None:
@@ -250,18 +257,3 @@ def _assert_valid(name: str, adversarial: Tensor, size: Tensor, radius: float) -
             f"the attack {name!r} returned pixels from {low:g} to {high:g} at a distance of up to "
             f"{size.max().item():g}, radius {radius:g}; please report this."
         )
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no gradients to the parameters; both restored afterwards."""
-    training = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, flag in wanted.items():
-            parameter.requires_grad_(flag)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustlib.attacks.guard import margin
 from robustlib.attacks.registry import Task, counted, per_image, register
 from robustlib.core.randomness import Stream
 
@@ -180,10 +181,7 @@ def apgd_dlr(task: Task, *, steps: int = 100, classes: int = 9) -> tuple[Tensor,
 
     def toward(rank: int) -> Callable[[Task, Tensor], tuple[Tensor, Tensor]]:
         def attack(part: Task, index: Tensor) -> tuple[Tensor, Tensor]:
-            aimed = Task(
-                *(part.model, part.images, part.labels, part.ids, part.seed, part.eps),
-                targets=wrong[index, rank],
-            )
+            aimed = replace(part, targets=wrong[index, rank])
             return apgd(aimed, _dlr, steps=steps, name=f"apgd_dlr {rank}")
 
         return attack
@@ -205,14 +203,6 @@ def _in_turn(
         if not len(standing):
             break
     return images, spent
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The label's logit minus the largest other one, (N,)."""
-    rows = torch.arange(len(logits), device=logits.device)
-    others = logits.clone()
-    others[rows, labels] = -math.inf
-    return logits[rows, labels] - others.amax(1)
 
 
 def square_side(step: int, queries: int, height: int, width: int, p: float) -> int:
@@ -240,7 +230,7 @@ def square(task: Task, *, queries: int = 1000, p: float = 0.8) -> tuple[Tensor, 
     low, high = (task.images - task.eps).clamp(min=0), (task.images + task.eps).clamp(max=1)
     height, width = result.shape[2:]
     rows, columns = (torch.arange(n, device=result.device) for n in (height, width))
-    best, lowest = task.images, torch.full((len(result),), math.inf, device=result.device)
+    best, lowest = task.images, torch.full_like(result[:, 0, 0, 0], math.inf)
     for query in range(queries):
         stream = Stream(task.seed, task.ids, "square", query)
         if query == 0:
@@ -254,11 +244,11 @@ def square(task: Task, *, queries: int = 1000, p: float = 0.8) -> tuple[Tensor, 
             window = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
             move = window * (2 * task.eps * stream.sign((3, 1, 1)))
         tried = torch.clamp(best + move, low, high)
-        margin = _margin(task.model(tried), task.labels)
-        better = margin < lowest
+        value = margin(task.model(tried), task.labels)
+        better = value < lowest
         best = torch.where(per_image(better), tried, best)
-        lowest = torch.where(better, margin, lowest)
-        beaten = margin < 0
+        lowest = torch.where(better, value, lowest)
+        beaten = value < 0
         if beaten.any():
             result[index[beaten]] = best[beaten]
             spent[index[beaten]] = query + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import eagerpy as ep
@@ -63,8 +64,7 @@ def pgd_least_likely(task: Task, *, steps: int = 20, restarts: int = 1) -> tuple
     """
     with torch.no_grad():
         least = task.model(task.images).argmin(1)
-    aimed = Task(task.model, task.images, task.labels, task.ids, task.seed, task.eps, least)
-    return pgd(aimed, steps=steps, restarts=restarts)
+    return pgd(replace(task, targets=least), steps=steps, restarts=restarts)
 
 
 class _Momentum:

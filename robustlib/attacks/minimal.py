@@ -9,33 +9,64 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustlib.attacks.guard import margin
 from robustlib.attacks.registry import Task, counted, per_image, register
 from robustlib.core.randomness import Stream
 
 
 @register("L2", minimal=True, targets=True, source="Carlini and Wagner 2017, arXiv 1608.04644")
 def cw(
-    task: Task,
-    *,
-    steps: int = 100,
-    searches: int = 5,
-    stepsize: float = 0.02,
-    initial_const: float = 1.0,
+    task: Task, *, steps: int = 100, stepsize: float = 0.3, gamma: float = 0.05
 ) -> tuple[Tensor, Tensor]:
-    """Adam on |delta|^2 + c max(margin, 0) in tanh space, c by binary search.
+    """Adam on |delta|^2 + c max(margin, 0), pixels clipped to [0, 1].
 
-    The budget is this project's choice; the authors take 10,000 steps.
+    The authors search c from 1e-2 to 1e10 with up to 10,000 steps for each value. Here c starts
+    at what the boundary of the model made linear asks for, and shrinks by `gamma` at each step
+    that beats the image, else grows. The step length starts at `stepsize` times the distance to
+    that boundary, by pixel, and falls to 0 along a cosine; Adam sees gradients of norm 1. These
+    are this project's choices: 50 steps do what 300 do.
     """
-    method = foolbox.attacks.L2CarliniWagnerAttack(
-        binary_search_steps=searches,
-        steps=steps,
-        stepsize=stepsize,
-        initial_const=initial_const,
-        abort_early=False,  # it would stop when the whole batch stalls
-    )
-    images = task.through_foolbox(method)
-    found = per_image(images.flatten(1).any(1))  # foolbox returns a black image for a failure
-    return torch.where(found, images, task.images), counted(task, steps * searches)
+    x, classes = task.images, task.labels if task.targets is None else task.targets
+    toward = 1.0 if task.targets is None else -1.0
+    root = math.sqrt(x[0].numel())
+    here, best = x, x
+    first, second = torch.zeros_like(x), torch.zeros_like(x)
+    best_norm = torch.full_like(x[:, 0, 0, 0], math.inf)
+    for step in range(1, steps + 1):
+        moved = here.clone().requires_grad_()
+        with torch.enable_grad():
+            value = toward * margin(task.model(moved), classes)
+            (gradient,) = torch.autograd.grad(value.clamp_min(0).sum(), moved)
+        value = value.detach()
+        if step == 1:
+            slope = _length(gradient).clamp_min(1e-12)
+            distance = (value / slope).clamp(max=root / 2)  # every image can be made grey
+            c = 2 * distance / slope
+            rate = stepsize * (distance / root).clamp(min=0.01)
+        beaten = value < 0
+        size = _length(here - x)
+        closer = beaten & (size < best_norm)
+        best = torch.where(per_image(closer), here, best)
+        best_norm = torch.where(closer, size, best_norm)
+
+        c = c * _shrink(beaten, gamma)
+        downhill = 2 * (here - x) + per_image(c) * gradient
+        downhill = downhill / per_image(_length(downhill).clamp_min(1e-12))
+        first = 0.9 * first + 0.1 * downhill
+        second = 0.999 * second + 0.001 * downhill.square()
+        move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        now = rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+        here = (here - per_image(now) * move).clamp(0, 1)
+    return best, counted(task, steps)
+
+
+def _length(difference: Tensor) -> Tensor:
+    return difference.flatten(1).norm(dim=1)
+
+
+def _shrink(beaten: Tensor, gamma: float) -> Tensor:
+    """float32 (N,): 1 - gamma where the image is beaten, else 1 + gamma."""
+    return 1 + gamma * (1 - 2 * beaten.to(torch.float32))
 
 
 @register(
@@ -61,10 +92,10 @@ def ddn(
     x, classes = task.images, task.labels if task.targets is None else task.targets
     uphill = 1.0 if task.targets is None else -1.0
     delta = torch.zeros_like(x)
-    norm = torch.full((len(x),), initial_norm, device=x.device)
+    norm = torch.full_like(x[:, 0, 0, 0], initial_norm)
     best = torch.zeros_like(x)
-    best_norm = torch.full((len(x),), math.inf, device=x.device)
-    largest = torch.maximum(x, 1 - x).flatten(1).norm(dim=1)
+    best_norm = torch.full_like(norm, math.inf)
+    largest = _length(torch.maximum(x, 1 - x))
     for step in range(steps):
         moved = (x + delta).requires_grad_()
         with torch.enable_grad():
@@ -73,21 +104,21 @@ def ddn(
             (gradient,) = torch.autograd.grad(loss, moved)
         wrong = logits.argmax(1) != classes
         beaten = wrong if task.targets is None else ~wrong
-        size = delta.flatten(1).norm(dim=1)
+        size = _length(delta)
         closer = beaten & (size < best_norm)
         best = torch.where(per_image(closer), delta, best)
         best_norm = torch.where(closer, size, best_norm)
 
-        length = gradient.flatten(1).norm(dim=1)
+        length = _length(gradient)
         flat = length == 0
         if flat.any():
             drawn = Stream(task.seed, task.ids, "ddn", step).normal(x.shape[1:])
             gradient = torch.where(per_image(flat), drawn, gradient)
-            length = gradient.flatten(1).norm(dim=1)
+            length = _length(gradient)
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
         delta = delta + rate * gradient / per_image(length)
-        norm = torch.minimum(norm * torch.where(beaten, 1 - gamma, 1 + gamma), largest)
-        delta = delta * per_image(norm / delta.flatten(1).norm(dim=1).clamp_min(1e-12))
+        norm = torch.minimum(norm * _shrink(beaten, gamma), largest)
+        delta = delta * per_image(norm / _length(delta).clamp_min(1e-12))
         delta = (x + delta).clamp(0, 1) - x
     return (x + best).clamp(0, 1), counted(task, steps)
 
@@ -109,8 +140,8 @@ def rays(task: Task, *, queries: int = 400) -> tuple[Tensor, Tensor]:
     x = task.images.flatten(1)
     dim = x.shape[1]
     sign = torch.ones_like(x)
-    radius = torch.ones(len(x), device=x.device)
-    found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    radius = torch.ones_like(x[:, 0])
+    found = torch.zeros_like(radius, dtype=torch.bool)
     used = counted(task, 0)
 
     def beats(index: Tensor, signs: Tensor, radii: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import foolbox
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustlib.attacks.guard import Guard
 from robustlib.core.checks import check_number, check_options, keyword_options
 from robustlib.core.identity import Registry
 
@@ -20,10 +21,10 @@ AttackFn = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """What an attack is handed: images that the model gets right, and the model, frozen.
+    """What an attack is handed: images that the model gets right, and the model, guarded.
 
     Attributes:
-        model: in eval mode, without gradients to its parameters.
+        model: maps images of this task to finite logits, with finite gradients.
         images: float32 (N, 3, H, W) in [0, 1].
         labels: int64 (N,), their classes, which the model predicts.
         ids: int64 (N,), their identities, for `robustlib.core.randomness.Stream`.
@@ -32,7 +33,7 @@ class Task:
         targets: int64 (N,), the classes aimed at, or None.
     """
 
-    model: nn.Module
+    model: Guard
     images: Tensor
     labels: Tensor
     ids: Tensor
@@ -45,16 +46,16 @@ class Task:
         targets = None if self.targets is None else self.targets[index]
         return replace(
             self,
+            model=self.model.at(index),
             images=self.images[index],
             labels=self.labels[index],
             ids=self.ids[index],
             targets=targets,
         )
 
-    @torch.no_grad()
     def beaten(self, images: Tensor) -> Tensor:
         """bool (N,): whether the model gets these versions of the images wrong."""
-        return self.model(images).argmax(1) != self.labels
+        return ~self.model.right(images)
 
     def through_foolbox(self, method: Any) -> Tensor:
         """What a foolbox attack makes of the images."""

@@ -88,28 +88,49 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(1).eq(labels) & logits.isfinite().all(1)
 
 
-def look_over(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """See from a few images whether `model` is a classifier that can be evaluated.
+def look_over(model: nn.Module, images: Tensor, labels: Tensor, *, finite: bool = True) -> Tensor:
+    """See from images, a few will do, whether `model` is a classifier that can be evaluated.
 
     Args:
         model: to be asked in `evaluating`.
         images: float32 (n, 3, H, W) in [0, 1], at least one.
         labels: int64, those of all images.
+        finite: whether logits that aren't finite are an error.
+
+    Returns the logits, floating (n, classes).
 
     Raises:
-        ValueError: the output isn't finite logits (n, classes) with a class for each label.
+        ValueError: the model lies on another device, doesn't take float32 images, or its output
+            isn't finite logits (n, classes) with a class for each label.
 
     Warns:
         ProbabilityWarning: the outputs look like probabilities.
     """
-    with torch.no_grad():
-        logits = check_logits(model(images.clone()), len(images), labels)
-    if not logits.isfinite().all():
+    places = {str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}
+    if places and str(images.device) not in places:
+        raise ValueError(
+            f"the model is on {', '.join(sorted(places))}, but the images are on {images.device}: "
+            "move one of them with .to(device)."
+        )
+    try:
+        with torch.no_grad():
+            output = model(images.clone())
+    except RuntimeError as error:
+        other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+        if not other:
+            raise
+        raise ValueError(
+            f"the model has parameters of {', '.join(map(str, other))} and doesn't take float32 "
+            f"images ({error}): use model.float()."
+        ) from error
+    logits = check_logits(output, len(images), labels)
+    if finite and not logits.isfinite().all():
         raise ValueError(
             "the model's outputs aren't finite on the first images; for classes that are ruled "
             "out give a large negative logit, not minus infinity."
         )
     warn_of_probabilities(logits)
+    return logits
 
 
 def warn_of_probabilities(logits: Tensor) -> None:
