@@ -574,6 +574,14 @@ def test_another_default_type_changes_nothing(tiny: Dataset, store: Store, tmp_p
         assert torch.equal(weights(first), weights(second)), first.recipe
 
 
+def test_training_works_whatever_mode_the_caller_is_in(tiny: Dataset, tmp_path: Path) -> None:
+    plain = run([MTLAT()], tiny, Store(tmp_path / "plain"))
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            found = run([MTLAT()], tiny, Store(tmp_path / type(mode).__name__))
+        assert torch.equal(weights(found[0]), weights(plain[0]))
+
+
 def test_numbers_of_other_types(tiny: Dataset, store: Store) -> None:
     budget = Budget(epochs=np.int64(1), batch_size=16.0, learning_rate="1/5")
     assert budget == Budget(epochs=1, batch_size=16, learning_rate=0.2)

@@ -205,13 +205,17 @@ def train(
     left = steps * len(recipes) * len(seeds)
     loader: Loader | None = None
     trained = []
-    with tqdm(
-        total=left,
-        unit="step",
-        mininterval=1.0,
-        file=sys.stdout,
-        disable=not progress,
-    ) as bar:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        tqdm(
+            total=left,
+            unit="step",
+            mininterval=1.0,
+            file=sys.stdout,
+            disable=not progress,
+        ) as bar,
+    ):
         for recipe, seed in itertools.product(recipes, seeds):
             bar.set_description(f"{recipe.name}, seed {seed}", refresh=False)
             model = models.build(
