@@ -54,7 +54,7 @@ PINS = (
     *("imageio==2.38.1", "networkx==3.6.1", "packaging==26.3", "pywavelets==1.9.0"),
     *("tifffile==2026.3.3", "setuptools==79.0.1"),
 )
-WHY_SLOWER = {"jpeg_compression": "theirs is libjpeg, vector code on 8-bit integers"}
+WHY_SLOWER = {"jpeg_compression": "libjpeg in both; ours also converts floats to 8 bits and back"}
 WORKER = Path(__file__).with_name("imagecorruptions_worker.py")
 
 

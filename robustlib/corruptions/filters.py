@@ -113,12 +113,10 @@ def gaussian_weights(sigma: float, radius: int) -> tuple[float, ...]:
     return tuple(w / total for w in weights)
 
 
-def gaussian_filter(
-    images: Tensor, sigma: float, truncate: float = 4.0, mode: str = "edge"
-) -> Tensor:
-    """Blur the last two axes; the kernel is cut at round(truncate * sigma)."""
-    weights = gaussian_weights(sigma, int(truncate * sigma + 0.5))
-    return filter_axis(filter_axis(images, weights, -2, mode), weights, -1, mode)
+def gaussian_filter(images: Tensor, sigma: float) -> Tensor:
+    """Blur the last two axes; the kernel is cut at round(4 sigma), edges are replicated."""
+    weights = gaussian_weights(sigma, int(4 * sigma + 0.5))
+    return filter_axis(filter_axis(images, weights, -2, "edge"), weights, -1, "edge")
 
 
 def take(images: Tensor, index: Tensor, axis: int) -> Tensor:
