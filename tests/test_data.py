@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from robustlib import data
 from robustlib.core.checks import UnknownNameError, check_images
-from robustlib.data import base, folder
+from robustlib.data import base, folder, images
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,40 @@ def test_fingerprint_changes_with_anything_that_matters(root):
     assert len(prints) == 5
     assert fingerprint() == original.fingerprint
     assert len(original.fingerprint) == 64
+
+
+def test_numbers_of_any_kind_are_taken(root):
+    expected = load_folder(root, n_train=3, n_test=3)
+    for three, eight in ((np.int64(3), np.int32(8)), (3.0, 8.0), (torch.tensor(3), np.array(8))):
+        found = load_folder(root, n_train=three, n_test=three, image_size=eight)
+        assert found.fingerprint == expected.fingerprint
+    with pytest.raises(ValueError, match="in_memory must be True or False"):
+        load_folder(root, in_memory="yes")
+
+
+def test_other_default_types_change_nothing(root, data_dir):
+    expected = load_folder(root)
+    shutil.rmtree(data_dir)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found, streamed = load_folder(root), load_folder(root, in_memory=False)
+        for split in (found.train, streamed.train):
+            assert torch.equal(split.float_images(), expected.train.images.float() / 255)
+            assert split.float_images().dtype == torch.float32
+            assert split.float_images(slice(0)).dtype == torch.float32
+        assert found.fingerprint == expected.fingerprint
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_folder_split_knows_its_files(root):
+    whole, streamed = load_folder(root).train, load_folder(root, in_memory=False).train
+    part = load_folder(root, n_train=5).train
+    assert whole.files == streamed.files
+    assert part.files == whole.files[:5] == whole.first(5).files == whole.to("cpu").first(5).files
+    for image, name in zip(whole.images, whole.files, strict=True):
+        with Image.open(root / "train" / name) as expected:
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 # --- Subsets --------------------------------------------------------------------------------
@@ -287,6 +322,38 @@ def test_folder_names_a_broken_link(root):
         load_folder(root)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_names_that_are_not_utf_8(root, in_memory):
+    expected = load_folder(root, in_memory=in_memory)
+    pixels = expected.train.float_images()
+    odd = os.fsdecode(b"bee\xff")
+    try:
+        for part in ("train", "test"):
+            (root / part / "bee" / "1.png").rename(root / part / "bee" / os.fsdecode(b"1\xff.png"))
+            (root / part / "bee").rename(root / part / odd)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+    found = load_folder(root, in_memory=in_memory)
+    assert found.classes == ("ape", odd, "cat")
+    assert torch.equal(found.train.float_images(), pixels)
+    assert found.fingerprint != expected.fingerprint
+    (root / "train" / odd / "0.png").write_bytes(b"no image")
+    with pytest.raises(data.DataError, match=r"bee\\xff/0\.png"):
+        load_folder(root, in_memory=in_memory).train.float_images()
+
+
+def test_folder_that_leads_back_to_itself(root):
+    (root / "train" / "ape" / "all").symlink_to(root / "train")
+    with pytest.raises(data.DataError, match="leads back to"):
+        load_folder(root)
+
+
+def test_folder_that_cannot_be_listed(root):
+    (root / "train" / "self").symlink_to(root / "train" / "self")
+    with pytest.raises(data.DataError, match=r"can't list the folder .*train \("):
+        load_folder(root)
+
+
 # --- The cache ------------------------------------------------------------------------------
 
 
@@ -300,6 +367,38 @@ def test_changed_image_is_read_again(root):
     before = load_folder(root).fingerprint
     write_image(root / "train" / "ape" / "0.png", seed=5, size=(9, 9))
     assert load_folder(root).fingerprint != before
+
+
+def test_a_changed_decoder_decodes_again(root, monkeypatch):
+    before = load_folder(root)
+    streamed = load_folder(root, in_memory=False).fingerprint
+    monkeypatch.setattr(images, "_LONG", 5)
+    assert load_folder(root, in_memory=False).fingerprint != streamed
+    monkeypatch.setattr(folder, "_decode", lambda files, *_: torch.zeros_like(before.train.images))
+    with pytest.raises(ValueError, match="labels must be int64"):  # so it was called
+        load_folder(root)
+
+
+def test_a_cache_that_cannot_be_read_is_made_again(root, data_dir, monkeypatch):
+    expected = load_folder(root).fingerprint
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(base.tensorfile, "read", forbidden)
+    with pytest.warns(UserWarning, match=r"can't read .*Permission denied.*making it again"):
+        assert load_folder(root).fingerprint == expected
+
+
+def test_the_cache_is_readable_as_the_umask_says(root, data_dir):
+    before = os.umask(0o022)
+    try:
+        load_folder(root)
+    finally:
+        os.umask(before)
+    assert data_dir.joinpath("cache").stat().st_mode & 0o777 == 0o755
+    for file in (data_dir / "cache").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("damage", ["pixel", "half", "empty", "foreign"])

@@ -388,7 +388,11 @@ def test_bad_sources(photos, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"a/0\.jpg and a/0\.png would both become a/0\.png"):
         export_imagenet_c(photos, out, NAMES)
     assert not out.exists()
+    out.touch()
+    with pytest.raises(ValueError, match="c is a file, but a folder is wanted"):
+        export_imagenet_c(photos, out, NAMES)
     (tmp_path / "none").mkdir()
+    out.unlink()
     with pytest.raises(DataError, match="holds no images"):
         export_imagenet_c(tmp_path / "none", out, NAMES)
 
@@ -916,6 +920,14 @@ def test_files_that_are_no_images_are_named_once(photos, tmp_path) -> None:
         export_imagenet_c(photos, tmp_path / "c", ["fog"], severities=[1], progress=False)
     (warning,) = caught
     assert warning.filename == __file__
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_command_names_other_files_in_a_line(photos, tmp_path, capsys) -> None:
+    (photos / "b" / "c.heic").touch()
+    assert main([str(photos), str(tmp_path / "c"), "--corruptions", "fog"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m robustlib.exchange: 1 file(s) passed over")
 
 
 def test_turned_images_are_exported_upright(tmp_path) -> None:

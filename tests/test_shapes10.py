@@ -160,6 +160,26 @@ def test_load_is_nested_and_cached(tmp_path, monkeypatch):
     assert data.load("shapes10").fingerprint == whole.fingerprint != small.fingerprint
 
 
+def test_indices_and_seeds_of_any_kind(train):
+    for indices in ([3, 5], torch.tensor([3, 5]), np.array([3, 5], dtype=np.uint8)):
+        assert same(shapes10.generate("train", indices, seed=np.int64(0)), pick(train, [3, 5]))
+    for bad in ([-1], [0.5], ["a"], [[1]]):
+        with pytest.raises(ValueError, match="indices must"):
+            shapes10.generate("train", bad)
+    for bad in (-1, 0.5, "a"):
+        with pytest.raises(ValueError, match="seed must be an integer"):
+            shapes10.generate("train", [0], seed=bad)
+
+
+def test_other_default_types_change_no_pixel(train):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same(shapes10.generate("train", range(20)), pick(train, slice(20)))
+        assert train.float_images(slice(2)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_unknown_split():
     with pytest.raises(ValueError, match="unknown split"):
         shapes10.generate("validation", np.arange(1))

@@ -122,7 +122,8 @@ class _Draws:
     def __init__(self, split: str, indices: ArrayLike, seed: int) -> None:
         check_name(split, _SPLITS, "split of shapes10")
         seed = check_whole(seed, "seed", low=0, high=2**62)
-        n = np.size(indices)
+        indices = np.asarray(indices)
+        n = indices.size
         self.indices = check_labels(indices, n, what="indices").numpy()
         self._uniform = np.empty((n, _SCALARS), dtype=np.float32)
         self._normal = np.empty((n, _FIELDS, SIZE, SIZE), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "robustlib corrupt"
     130 if interrupted.
     """
     args = _parser(prog).parse_args(arguments)
+
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        print(f"{prog}: {message}", file=sys.stderr)
+
     try:
-        written = _run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            written = _run(args)
     except ValueError as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -93,7 +93,7 @@ def export_cifar_c(
     from another split, seed or version, or one of these corruptions with other code or options;
     for labels outside 0 .. 255, and for other bad arguments.
     """
-    folder, seed = Path(folder), check_seed(seed)
+    folder, seed = _new_folder(folder), check_seed(seed)
     cells = _cells(names, SEVERITIES, options)
     order = split.ids.argsort()
     ids, labels = split.ids[order], split.labels[order].cpu().numpy()
@@ -163,7 +163,7 @@ def export_imagenet_c(
     anything made otherwise or from images since changed, or one of these corruptions made with
     other code or options, and for other bad arguments. Warns of files that are no images.
     """
-    source, folder, seed = Path(source), Path(folder), check_seed(seed)
+    source, folder, seed = Path(source), _new_folder(folder), check_seed(seed)
     cells = _cells(names, severities, options)
     if image_size is not None:
         image_size = check_whole(image_size, "image_size", low=1)
@@ -212,6 +212,12 @@ def export_imagenet_c(
                     written += len(rows)
                     bar.update(len(rows))
     return written
+
+
+def _new_folder(folder: str | Path) -> Path:
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"{shown(folder)} is a file, but a folder is wanted; name another.")
+    return Path(folder)
 
 
 def _cells(
