@@ -208,6 +208,7 @@ def train(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
+        torch.autocast(place.type, enabled=False),  # each step turns it on where it pays
         tqdm(
             total=left,
             unit="step",
