@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -17,8 +18,11 @@ import pytest
 import yaml
 
 from robustlib.analysis import metrics, overlap, statistics
+from robustlib.core.checks import UnknownNameError
 from robustlib.study import report
-from robustlib.study.parameters import PARAMETERS, coerce, declared, validated
+from robustlib.study.declarations import declared
+from robustlib.study.parameters import PARAMETERS, validated
+from robustlib.study.values import coerce
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -33,6 +37,7 @@ EXPECTED = [
     "05_synthesis",
 ]
 LONGEST_CELL = 30
+READ = "settings = parameters.read(globals())"
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -91,24 +96,99 @@ def test_opens_and_closes_with_the_common_sections(notebook: nbformat.NotebookNo
         assert has_section("\n".join(texts[-6:]), name), name
 
 
-def test_parameters_are_declared_typed_and_validated(
-    path: Path, notebook: nbformat.NotebookNode
-) -> None:
+def position_of_parameters(notebook: nbformat.NotebookNode) -> int:
+    """Which of the code cells is tagged `parameters`."""
+    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(notebook)]
+    return tagged.index(True)
+
+
+def test_parameters_are_declared_and_typed(path: Path) -> None:
     found = declared(path)
     for name, declaration in found.items():
         assert name in PARAMETERS
         assert declaration.type == PARAMETERS[name].type, name
         assert coerce(name, declaration.default, declaration.type) == declaration.default
     validated(**{name: declaration.default for name, declaration in found.items()})
+
+
+def test_the_next_cell_reads_them_in_one_line(path: Path, notebook: nbformat.NotebookNode) -> None:
+    position = position_of_parameters(notebook)
+    declaring, reading = code_cells(notebook)[position : position + 2]
+    lines = reading.source.split("\n")
+    assert lines[::2] == ["from robustlib.study import parameters", READ]
+    assert lines[1::2] == ["", "settings"]
+    namespace: dict[str, object] = {}
+    exec(declaring.source, namespace)
+    exec(reading.source, namespace)
+    expected = validated(**{name: d.default for name, d in declared(path).items()})
+    assert asdict(namespace["settings"]) == asdict(expected)
+    with pytest.raises(UnknownNameError, match="epcohs"):
+        exec(f"{declaring.source}\nepcohs = 3\n{reading.source}", {})
+
+
+def names_in(source: str) -> Iterator[str]:
+    """Every name that the code reads, binds, imports or takes as an argument."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(getattr(node, "name", None), str):  # of a function, class or exception
+            yield node.name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "f(seeds[0])",
+        "seeds = 3",
+        "for seeds in x: pass",
+        "import numpy as seeds",
+        "from robustlib import seeds",
+        "def f(seeds): pass",
+        "def seeds(): pass",
+        "[seeds for seeds in x]",
+        "f'{seeds}'",
+        "(seeds := 3)",
+        "del seeds",
+    ],
+)
+def test_names_are_found(source: str) -> None:
+    assert "seeds" in names_in(source)
+    assert "seeds" not in names_in("f(settings.seeds[0], seeds=settings.seeds)")
+
+
+def test_no_cell_uses_a_parameter_past_its_check(
+    path: Path, notebook: nbformat.NotebookNode
+) -> None:
+    """`settings.seeds`, never `seeds`, which may still be the text "3, 4"; nor another `seeds`."""
     cells = code_cells(notebook)
-    (index,) = [i for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])]
-    assert "validated(" in cells[index + 1].source
-    calls = [
-        node
-        for node in ast.walk(ast.parse(cells[index + 1].source))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "validated"
+    del cells[position_of_parameters(notebook)]
+    for cell in cells:
+        assert not set(names_in(cell.source)) & set(declared(path)), cell.source
+
+
+def test_every_declared_parameter_is_used(path: Path, notebook: nbformat.NotebookNode) -> None:
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "settings"
+    }
+    assert used == set(declared(path))
+
+
+def test_all_training_augments_as_set(notebook: nbformat.NotebookNode) -> None:
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    budgets = [
+        {keyword.arg or ast.unparse(keyword.value) for keyword in node.keywords}
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Budget"
     ]
-    assert {keyword.arg for keyword in calls[0].keywords} == set(found)
+    assert all({"augmentation", "shared"} & names for names in budgets)
+    assert ("train(" in source) == bool(budgets)
 
 
 def test_every_parameter_is_used_by_a_notebook() -> None:
@@ -164,6 +244,54 @@ def test_parameter_files_fit_the_notebook(path: Path, size: str) -> None:
 def test_parameter_files_belong_to_a_notebook(file: Path) -> None:
     assert file.suffix == ".yaml"
     assert file.stem in {path.stem for path in NOTEBOOKS}
+
+
+def opening(tmp_path: Path) -> Path:
+    """The beginning of a notebook, up to the cell that reads the parameters."""
+    source = NOTEBOOKS[0]
+    notebook = nbformat.read(source, as_version=4)
+    reading = code_cells(notebook)[position_of_parameters(notebook) + 1]
+    notebook.cells = notebook.cells[: notebook.cells.index(reading) + 1]
+    path = tmp_path / source.name
+    nbformat.write(notebook, path)
+    return path
+
+
+def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of this environment, for which warnings are no errors."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_papermill_alone_refuses_what_isn_t_declared(tmp_path: Path) -> None:
+    path, out = opening(tmp_path), tmp_path / "out.ipynb"
+    result = tool("papermill", str(path), str(out), "-p", "epcohs", "3", "-p", "n_test", "50")
+    assert result.returncode == 1
+    assert "unknown parameter, not declared by this notebook: 'epcohs'" in result.stderr
+    assert "Did you mean 'epochs'" in result.stderr
+
+
+@pytest.mark.slow
+def test_papermill_alone_passes_what_is_declared(tmp_path: Path) -> None:
+    path, out = opening(tmp_path), tmp_path / "out.ipynb"
+    values = ("-p", "epochs", "3", "-p", "seeds", "4, 5", "-p", "eps_test", "2/255")
+    result = tool("papermill", str(path), str(out), *values)
+    assert result.returncode == 0, result.stderr
+    shown = code_cells(nbformat.read(out, as_version=4))[-1].outputs[0].data["text/plain"]
+    for expected in ("epochs=3", "seeds=(4, 5)", f"eps_test={2 / 255}"):
+        assert expected in shown
+
+
+@pytest.mark.slow
+def test_nbconvert_runs_the_defaults(tmp_path: Path) -> None:
+    path = opening(tmp_path)
+    result = tool("nbconvert", "--execute", "--to", "notebook", "--inplace", str(path))
+    assert result.returncode == 0, result.stderr
+    (output,) = code_cells(nbformat.read(path, as_version=4))[-1].outputs
+    assert "epochs=10" in output.data["text/plain"]
 
 
 @pytest.fixture(scope="module")

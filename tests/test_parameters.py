@@ -198,15 +198,15 @@ def test_every_parameter_says_what_it_is() -> None:
 
 
 def test_options_have_the_types_of_their_defaults(tmp_path: Path) -> None:
-    entries = ["cw.searches=9", "cw.stepsize=1/50", "glass_blur.swap=true",
+    entries = ["cw.steps=9", "cw.stepsize=1/50", "glass_blur.swap=true",
                f"frost.photographs={tmp_path}"]  # fmt: skip
     options = validated(options=entries).options
     assert dict(options) == {
-        "cw": {"searches": 9, "stepsize": 0.02},
+        "cw": {"steps": 9, "stepsize": 0.02},
         "glass_blur": {"swap": True},
         "frost": {"photographs": tmp_path.resolve()},
     }
-    assert options.of("cw", searches=3, steps=7) == {"searches": 9, "stepsize": 0.02, "steps": 7}
+    assert options.of("cw", steps=3, gamma=7) == {"steps": 9, "stepsize": 0.02, "gamma": 7}
     assert options.of("pgd", steps=7) == {"steps": 7}
     assert options.among(["cw", "fog"]) == {"cw": options["cw"]}
     assert str(tmp_path) not in str(options)
@@ -217,8 +217,8 @@ def test_options_have_the_types_of_their_defaults(tmp_path: Path) -> None:
 def test_options_reach_what_they_are_options_of() -> None:
     from robustlib.perturbations import Attack, corruption_grid
 
-    options = validated(options="cw.searches=9, glass_blur.swap=yes").options
-    assert Attack("cw", 0.5, **options.of("cw")).options["searches"] == 9
+    options = validated(options="cw.steps=9, glass_blur.swap=yes").options
+    assert Attack("cw", 0.5, **options.of("cw")).options["steps"] == 9
     blurred, fog = corruption_grid(
         ["glass_blur", "fog"], [3], options=options.among(["glass_blur", "fog"])
     )
@@ -227,7 +227,7 @@ def test_options_reach_what_they_are_options_of() -> None:
 
 
 def test_options_without_effect_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    options = validated(options=["cw.searches=9", "pgd.steps=3"]).options
+    options = validated(options=["cw.steps=9", "pgd.steps=3"]).options
     options.say_unused(["pgd", "cw"])
     assert capsys.readouterr().out == ""
     options.say_unused(["pgd"])
@@ -237,20 +237,20 @@ def test_options_without_effect_are_said(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("cww.searches=9", "unknown corruption or attack 'cww'. Did you mean 'cw'"),
-        ("cw.serches=9", "Did you mean 'searches'"),
-        ("cw.searches=many", "'cw.searches' must be a whole number; got 'many'"),
-        ("cw.searches=1.5", "'cw.searches' must be a whole number"),
-        ("cw.searches=0", "at least 1"),
+        ("cww.steps=9", "unknown corruption or attack 'cww'. Did you mean 'cw'"),
+        ("cw.stepps=9", "Did you mean 'steps'"),
+        ("cw.steps=many", "'cw.steps' must be a whole number; got 'many'"),
+        ("cw.steps=1.5", "'cw.steps' must be a whole number"),
+        ("cw.steps=0", "at least 1"),
         ("cw.stepsize=-1", "at least 0"),
         ("glass_blur.swap=perhaps", "must be true or false"),
         ("fgsm.steps=3", "'fgsm' takes no options"),
         ("fog.swap=true", "'fog' takes no options"),
         ("frost.photographs=nowhere", "no file or folder 'nowhere'"),
-        ("cw.searches", "form name.option=value"),
-        ("searches=9", "form name.option=value"),
-        ("cw.searches=", "form name.option=value"),
-        ("cw.searches=2, cw.searches=3", "given twice"),
+        ("cw.steps", "form name.option=value"),
+        ("steps=9", "form name.option=value"),
+        ("cw.steps=", "form name.option=value"),
+        ("cw.steps=2, cw.steps=3", "given twice"),
     ],
 )
 def test_other_options_are_refused(entry: str, message: str) -> None:
@@ -363,6 +363,6 @@ def test_a_parameter_can_t_be_used_unread(run: Run) -> None:
 
 
 def test_settings_are_shown_as_text_only() -> None:
-    shown = validated(device="cpu", options=["cw.searches=9"])._repr_html_()
-    assert "cw.searches=9" in shown
+    shown = validated(device="cpu", options=["cw.steps=9"])._repr_html_()
+    assert "cw.steps=9" in shown
     assert "mathjax_ignore" in shown

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -157,10 +162,15 @@ def test_only_chosen_notebooks_run(study: Study, capsys: pytest.CaptureFixture[s
     [
         (["-p", "epoch", "3"], "Did you mean 'epochs'"),
         (["-p", "seeds", "3"], "unknown parameter .*'seeds'"),
-        (["-p", "epochs", "0"], r"00_a\.ipynb: parameter 'epochs' = 0: must be at least 1"),
+        (
+            ["-p", "epochs", "0"],
+            r"00_a\.ipynb: parameter 'epochs' = 0: .* at least 1",
+        ),
         (["-p", "epochs", "many"], "parameter 'epochs' must be a whole number; got 'many'"),
         (["-p", "run", "x"], "--run NAME"),
         (["--only", "00_b"], "Did you mean '00_a'"),
+        (["-p", "options", "pgd.stepps=3"], "'pgd' 'stepps'. Did you mean 'steps'"),
+        (["-p", "options", "pgd.steps=many"], "'pgd.steps' must be a whole number"),
         (["--run", "../x"], "letters, digits"),
         (["--params", "no-such-folder"], "no folder of parameters"),
         (["--no-execute", "--only", "00_a"], "goes with --run only"),
@@ -171,7 +181,7 @@ def test_only_chosen_notebooks_run(study: Study, capsys: pytest.CaptureFixture[s
 def test_bad_input_is_refused_before_anything_runs(
     study: Study, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    study.add("00_a")
+    study.add("00_a", parameters="epochs: int = 2  # passes\noptions: list[str] = []  # options")
     assert study.run(*arguments) == 2
     captured = capsys.readouterr()
     assert re.search(message, captured.err)
@@ -205,7 +215,7 @@ def test_bad_parameter_files_are_refused(
         ("epochs: float = 2.0  # passes", r"declares 'epochs' as float; it must be int"),
         ("epoch: int = 2  # passes", "unknown parameter in 00_a.ipynb: 'epoch'"),
         ("epochs = 2", "only lines such as"),
-        ("epochs: int = 0  # passes", "must be at least 1"),
+        ("epochs: int = 0  # passes", "must be a number of at least 1"),
     ],
 )
 def test_bad_declarations_are_refused(study: Study, parameters: str, message: str) -> None:
@@ -242,6 +252,107 @@ def test_a_data_folder_is_found_from_the_working_directory(
     overrides = [("dataset", "folder"), ("data_root", "images")]
     (job,) = plan(study.notebooks, run="x", overrides=overrides)
     assert (paths.project_root() / job.passed["data_root"]).resolve() == tmp_path / "images"
+
+
+def test_a_folder_in_an_option_is_found_from_the_working_directory(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ice").mkdir()
+    study.add("00_a", parameters="options: list[str] = []  # options")
+    monkeypatch.chdir(tmp_path)
+    overrides = [("options", "pgd.steps=3, frost.photographs=ice")]
+    (job,) = plan(study.notebooks, run="x", overrides=overrides)
+    steps, folder = job.passed["options"]
+    assert steps == "pgd.steps=3"
+    name, _, given = folder.partition("=")
+    assert name == "frost.photographs"
+    assert (paths.project_root() / given).resolve() == tmp_path / "ice"
+
+
+def test_without_the_notebooks_one_sentence_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([], notebooks=tmp_path / "notebooks") == 2
+    captured = capsys.readouterr()
+    assert "has no folder 'notebooks': get the project with git clone" in captured.err
+    assert captured.err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["--help"], prog="robustlib study")
+    assert "usage: robustlib study" in capsys.readouterr().out
+
+
+def python(code: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(paths.project_root()), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("package", ["papermill", "nbconvert", "yaml", "seaborn", "ipykernel"])
+def test_without_the_extra_one_sentence_says_so(package: str) -> None:
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from robustlib.study import main
+sys.exit(main([], prog="robustlib study"))
+"""
+    process = python(code)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert out == ""
+    assert err == (
+        f"robustlib study: the study needs the package {package!r}, which is not installed; "
+        'install what it needs with: pip install "robustlib[study]"\n'
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_to_stop", ["SIGINT", "SIGTERM"])
+def test_interrupted_it_ends_its_kernel_and_says_how_to_go_on(
+    study: Study, tmp_path: Path, request_to_stop: str
+) -> None:
+    mark = tmp_path / "kernel"
+    study.add("00_a", "print('done')")
+    study.add(
+        "01_b",
+        "import os, pathlib, time",
+        f"pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))",
+        "for _ in range(6000): time.sleep(0.1)",
+    )
+    code = f"""
+import sys
+from pathlib import Path
+from robustlib import study
+from robustlib.core import paths
+paths.project_root = lambda: Path({str(tmp_path)!r})
+sys.exit(study.main([]))
+"""
+    process = python(code)
+    for _ in range(900):
+        if mark.exists() and mark.read_text():
+            break
+        time.sleep(0.1)
+    kernel = int(mark.read_text())
+    process.send_signal(getattr(signal, request_to_stop))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "the same command goes on" in err
+    assert err.count("\n") == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert "done" in study.printed("00_a")
+    assert not (study.reports / "study" / "01_b.ipynb").exists()
 
 
 def test_a_kernel_that_dies_is_a_failure(study: Study) -> None:

@@ -1,4 +1,4 @@
-"""Options of corruptions and attacks, as a study sets them: "cw.searches=9"."""
+"""Options of corruptions and attacks, as a study sets them: "cw.steps=300"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustlib.study.values import coerce
 
 
 class Options(Mapping[str, Mapping[str, Any]]):
-    """Options by corruption or attack: `{"cw": {"searches": 9}}`. They can't be changed.
+    """Options by corruption or attack: `{"cw": {"steps": 300}}`. They can't be changed.
 
     Args:
         entries: each "name.option=value". A file or folder may be given as seen from the
@@ -88,7 +88,7 @@ def _parts(entry: str) -> tuple[str, str, str]:
     name, _, option = left.partition(".")
     if not (name and option and text):
         raise ValueError(
-            f"an option must have the form name.option=value, such as cw.searches=9, got {entry!r}."
+            f"an option must have the form name.option=value, such as cw.steps=300, got {entry!r}."
         )
     check_name(name, [*corruptions.names(), *attacks.names()], "corruption or attack")
     known = _info(name).options
