@@ -19,7 +19,7 @@ from typing import Any
 
 import nbformat
 import papermill
-import psutil  # type: ignore[import-untyped]  # comes with ipykernel
+import psutil  # type: ignore[import-untyped]
 import yaml
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
