@@ -13,12 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from robustlib import attacks, corruptions
+from robustlib import attacks, cli, corruptions
 from robustlib.analysis import metrics
 from robustlib.data import Split
-from robustlib.exchange import __main__ as exchange
 from robustlib.exchange import export_cifar_c
-from robustlib.study.parameters import declared
+from robustlib.study.declarations import declared
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,11 +106,13 @@ def test_relative_links_exist(target: str) -> None:
 
 def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (command,) = commands("robustlib.exchange")
-    Path(command[0]).mkdir(parents=True)
-    Image.new("RGB", (40, 33)).save(Path(command[0]) / "a.jpg")
-    assert exchange.main(command) == 0
-    assert len(list(Path(command[1]).glob("*/*/a.png"))) == 19 * 5
+    (command,) = commands("robustlib")
+    name, source, target = command
+    assert name == "corrupt"
+    Path(source).mkdir(parents=True)
+    Image.new("RGB", (40, 33)).save(Path(source) / "a.jpg")
+    assert cli.main(command) == 0
+    assert len(list(Path(target).glob("*/*/a.png"))) == 19 * 5
     options = set(
         re.findall(r"`(--[a-z-]+)", README.split("## Corrupt a folder")[1].split("##")[0])
     )
@@ -119,6 +120,11 @@ def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_ten_lines_evaluate_ones_own_model() -> None:
+    (block,) = [block for block in PYTHON if "models.wrap" in block]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
 @pytest.mark.parametrize("block", PYTHON)
