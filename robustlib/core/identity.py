@@ -310,11 +310,11 @@ def _referred_to(
             level, listed = constants
             relative = "." * level + argument
             whole = importlib.util.resolve_name(relative, names.get("__package__") or "")
-            found = sys.modules.get(whole if listed else whole.partition(".")[0], _MISSING)
+            found = _module(whole if listed else whole.partition(".")[0])
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
             if isinstance(current, types.ModuleType):
                 found = getattr(current, argument, _MISSING)
-                if _is_installed(current.__name__) and not isinstance(found, types.ModuleType):
+                if _is_installed(current.__name__):
                     found = _MISSING  # the version of the module's package says what it is
         elif operation == "LOAD_FAST":
             found = local.get(argument, _MISSING)
@@ -332,6 +332,21 @@ def _referred_to(
             current = found
 
 
+def _module(name: str) -> types.ModuleType:
+    """A module that a function imports; one that isn't loaded yet must count the same."""
+    if name in sys.modules:
+        return sys.modules[name]
+    if _is_installed(name):
+        return _stand_in(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return _stand_in(name)
+
+
+_stand_in = functools.cache(types.ModuleType)  # loading a package can take seconds
+
+
 @functools.cache
 def _is_installed(module: str) -> bool:
     """Whether a module belongs to Python or to an installed package."""
@@ -340,7 +355,10 @@ def _is_installed(module: str) -> bool:
         return False
     if top in sys.stdlib_module_names or top in sys.builtin_module_names:
         return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    if top in sys.modules:
+        file = getattr(sys.modules[top], "__file__", None) or ""
+    else:
+        file = getattr(importlib.util.find_spec(top), "origin", None) or ""
     roots = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     return any(Path(file).is_relative_to(root) for root in roots)
 

@@ -1,4 +1,4 @@
-"""Common corruptions: batched, seeded, without dependencies besides torch.
+"""Common corruptions: batched and seeded, on any device.
 
     corrupted = corrupt(images, "fog", severity=3, seed=0)
 
