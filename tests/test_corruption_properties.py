@@ -436,9 +436,9 @@ def test_the_version_of_the_jpeg_codec_counts(monkeypatch: pytest.MonkeyPatch) -
 def test_a_codec_not_loaded_yet_counts_the_same() -> None:
     """Loading torchvision takes seconds, and a key must not depend on whether it was done."""
     code = (
-        "import sys; from robustlib.corruptions import code_of; first = code_of(['jpeg_compression'])"
-        "; assert 'torchvision' not in sys.modules; import torchvision.io"
-        "; print(first == code_of(['jpeg_compression']), first)"
+        "import sys; from robustlib.corruptions import code_of; "
+        "first = code_of(['jpeg_compression']); assert 'torchvision' not in sys.modules; "
+        "import torchvision.io; print(first == code_of(['jpeg_compression']), first)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", code_of(["jpeg_compression"])]

@@ -367,6 +367,10 @@ def test_augment_small_batches_and_errors() -> None:
         augment(images, ["fog", "fog"], seed=0, ids=ids)
     with pytest.raises(UnknownNameError):
         augment(images, ["fogg"], seed=0, ids=ids)
+    with pytest.raises(ValueError, match="not the text 'fog'"):
+        augment(images, "fog", seed=0, ids=ids)
+    with pytest.raises(ValueError, match="not a set"):
+        augment(images, {"fog", "snow"}, seed=0, ids=ids)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ids"):
         augment(images, ["fog"], seed=0, ids=ids[:1])
 

@@ -48,6 +48,8 @@ def check_names(names: Sequence[str], allowed: Iterable[str], kind: str) -> tupl
     allowed = list(allowed)
     if isinstance(names, str):
         raise ValueError(f"give a list of names, [{names!r}], not the text {names!r}.")
+    if isinstance(names, set | frozenset):
+        raise ValueError("give a list of names, not a set, whose order differs from run to run.")
     check_nonempty(names, f"the list of names ({kind})")
     return tuple(check_name(name, allowed, kind) for name in names)
 

@@ -174,9 +174,8 @@ def glass_blur(
     One after the other from the bottom right, the pixels of rows and columns d + 1 .. side - d,
     d = max_delta_px, take the value that one at an offset of -d .. d - 1 on each axis has by
     then. So some pixels come up several times and others are lost, as in ImageNet-C and
-    CIFAR-10-C. swap: the two pixels change places instead, so that each is kept, as "locally
-    shuffling" in the paper suggests; here on a lattice of spacing 2 d at a time, where they can't
-    meet.
+    CIFAR-10-C. swap: the two pixels change places instead, as the published code sets out to do,
+    so that none is lost; on a lattice of spacing 2 d at a time, where they can't meet.
     """
     n, c, h, w = images.shape
     source = torch.arange(h * w, device=images.device).repeat(n, 1)
@@ -191,9 +190,9 @@ def glass_blur(
 def _duplicated(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> Tensor:
     """x[h, w] = x[h + dy, w + dx], from h = H - d down to d + 1, and w likewise in each row.
 
-    Without the scan: a neighbour further on was written before, if at all, so in the end both
-    have the same value. Following such neighbours, twice as far each time, leads to one that
-    reads an old value.
+    Without the scan: what the scan reads below or to the right has its final value by then, so in
+    the end both pixels have the same. Following such pixels, twice as far each time, leads to one
+    that reads an old value.
     """
     h, w = shape
     itself = torch.arange(h * w, device=source.device).repeat(len(source), 1)
