@@ -46,6 +46,9 @@ class Options(Mapping[str, Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __repr__(self) -> str:
+        return f"Options({self})"
+
     def __str__(self) -> str:
         """The entries; of a file or folder only its name, for records that others read."""
         return ", ".join(

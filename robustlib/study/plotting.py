@@ -126,10 +126,13 @@ def image_grid(
         size: side of an image in inches.
     """
     columns = len(rows[0])
+    above = [_block(label, max(8, int(13 * size))) for label in column_labels]
+    lines = max((label.count("\n") for label in above), default=0)
+    width = columns * size + (1.5 if row_labels else 0)
     figure, axes = plt.subplots(
         len(rows),
         columns,
-        figsize=(columns * size + (1.5 if row_labels else 0), len(rows) * size + 0.3),
+        figsize=(width, len(rows) * size + 0.3 + 0.16 * lines),
         squeeze=False,
         layout="constrained",
         gridspec_kw={"wspace": 0.03, "hspace": 0.03},
@@ -141,8 +144,8 @@ def image_grid(
             axis.set_xticks([])
             axis.set_yticks([])
             axis.grid(False)
-            if row == 0 and column_labels:
-                axis.set_title(_block(column_labels[column], max(8, int(13 * size))), fontsize=9)
+            if row == 0 and above:
+                axis.set_title(above[column], fontsize=9)
         if row_labels:
             axes[row, 0].set_ylabel(
                 _block(row_labels[row], 20), rotation=0, ha="right", va="center", fontsize=9
