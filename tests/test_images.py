@@ -71,14 +71,25 @@ def png(bits: int, kind: int, rows: np.ndarray, key: tuple[int, ...] = (), size=
     )
 
 
-def tiff(content: bytes, bits: int, white_is_zero: bool = False, sample_format: int = 1) -> bytes:
-    """An uncompressed TIFF file of one channel. sample_format: 1 unsigned, 2 signed, 3 float."""
-    size, photometric = len(content), 0 if white_is_zero else 1
-    entries = [(256, WIDTH), (257, HEIGHT), (258, bits), (259, 1), (262, photometric), (273, 8)]
-    entries += [(277, 1), (278, HEIGHT), (279, size), (339, sample_format)]
-    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    head = b"II*\0" + struct.pack("<I", 8 + size)
-    return head + content + struct.pack("<H", len(entries)) + directory + bytes(4)
+def tiff(
+    content: bytes,
+    bits: int,
+    white_is_zero: bool = False,
+    sample_format: int = 1,
+    channels: int = 1,
+    order: str = "<",
+) -> bytes:
+    """An uncompressed TIFF file. sample_format: 1 unsigned, 2 signed, 3 float."""
+    size, photometric = len(content), 2 if channels == 3 else 0 if white_is_zero else 1
+    entries = [(256, 4, 1, WIDTH), (257, 4, 1, HEIGHT), (258, 4, channels, bits), (259, 4, 1, 1)]
+    entries += [(262, 4, 1, photometric), (273, 4, 1, 8), (277, 4, 1, channels)]
+    entries += [(278, 4, 1, HEIGHT), (279, 4, 1, size), (339, 4, 1, sample_format)]
+    if channels > 1:  # the number of bits stands apart, after the content
+        entries[2] = (258, 4, channels, 8 + size)
+        content += struct.pack(f"{order}{channels}I", *[bits] * channels)
+    directory = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(content))
+    return head + content + struct.pack(f"{order}H", len(entries)) + directory + bytes(4)
 
 
 def packed_12_bits() -> bytes:
@@ -118,6 +129,21 @@ READ = {
     "colour, one away.png": (png(8, 2, RGB, AT_KEY), keyed(RGB, IS_KEY), 0),
     "16 bit.tif": (saved(DEEP, "TIFF"), AS_GREY, 0),
     "16 bit, compressed.tif": (saved(DEEP, "TIFF", compression="tiff_lzw"), AS_GREY, 0),
+    "16 bit, other byte order.tif": (
+        tiff(DEEP.astype(">u2").tobytes(), 16, order=">"),
+        AS_GREY,
+        0,
+    ),
+    "16 bit colour.tif": (
+        tiff((RGB.astype("<u2") * 257).tobytes(), 16, channels=3),
+        RGB,
+        0,
+    ),
+    "16 bit colour, other byte order.tif": (
+        tiff((RGB.astype(">u2") * 257).astype(">u2").tobytes(), 16, channels=3, order=">"),
+        RGB,
+        0,
+    ),
     "16 bit, white is zero.tif": (tiff((65535 - DEEP).tobytes(), 16, True), AS_GREY, 0),
     "8 bit, white is zero.tif": (tiff((255 - GREY).tobytes(), 8, True), AS_GREY, 0),
     "12 bit.tif": (tiff(packed_12_bits(), 12), AS_GREY, 0),
@@ -354,6 +380,8 @@ def test_images_and_others_below_a_folder(tmp_path) -> None:
     found, others = images.images_below(tmp_path)
     assert sorted(found) == ["a.GIF", "deep/b.avif", "deep/er.png/d.jfif"]
     assert others == ["deep/c.heic"]
+    (tmp_path / "empty.png").mkdir()
+    assert sorted(images.images_below(tmp_path)[1]) == ["deep/c.heic", "empty.png"]
     assert sorted(images.images_below(tmp_path / "deep", "x")[0]) == ["x/b.avif", "x/er.png/d.jfif"]
 
 

@@ -122,6 +122,8 @@ def _walk(folder: Path, prefix: str, above: Sequence[str]) -> tuple[list[str], l
                     inner = _walk(folder / entry.name, f"{name}/", (*above, real))
                     images += inner[0]
                     others += inner[1]
+                    if is_image(name) and not any(inner):
+                        others.append(name)
                 # What can't be found, such as a broken link, is an error when it is read.
                 elif is_image(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
                     images.append(name)
@@ -142,8 +144,8 @@ def warn_of_others(others: Sequence[str | Path], stacklevel: int) -> None:
     if others:
         names = ", ".join(sorted(map(shown, others))[:10]) + (", ..." if len(others) > 10 else "")
         warnings.warn(
-            f"{len(others)} file(s) passed over, since they are no images that Pillow reads here: "
-            f"{names}. Convert them to PNG if they should count.",
+            f"{len(others)} file(s) passed over, as no images that Pillow reads here or outside the "
+            f"folders of classes: {names}. Convert or move them if they should count.",
             stacklevel=stacklevel + 1,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,14 @@ def decode(files: Sequence[Path], image_size: int | None, pool: ThreadPoolExecut
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
 
+def stem(file: str) -> str:
+    """The name of an image without its ending, by which images and their copies are paired."""
+    return os.path.splitext(file)[0]
+
+
 def exported_name(source: str, image_format: str) -> str:
     """Where the copy of an image lies below `<name>/<severity>/`: as it did, but for the ending."""
-    return str(PurePath(source).with_suffix(SUFFIXES[image_format]))
+    return stem(source) + SUFFIXES[image_format]
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from robustlib.core.checks import (
 from robustlib.core.identity import fingerprint
 from robustlib.data import DataError, Split, StreamedSplit
 from robustlib.data.images import digest_of_images, images_below, shown
-from robustlib.exchange.files import MANIFEST, decode, exported_name, read_record, threads
+from robustlib.exchange.files import MANIFEST, decode, exported_name, read_record, stem, threads
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,10 @@ class Stored:
         """For each id the file of that name, whatever its ending."""
         by_stem: dict[str, list[str]] = {}
         for file in images_below(self._images)[0]:
-            by_stem.setdefault(_stem(file), []).append(file)
+            by_stem.setdefault(stem(file), []).append(file)
         paired: dict[int, str] = {}
         for i, name in names.items():
-            found = by_stem.get(_stem(name), [])
+            found = by_stem.get(stem(name), [])
             same = [file for file in found if file == name] or found
             if len(same) != 1:
                 raise DataError(
@@ -281,10 +281,6 @@ def stored_names(folder: str | Path) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{shown(folder)} has neither <name>.npy nor <name>/<severity>/.")
     return tuple(names)
-
-
-def _stem(file: str) -> str:
-    return str(PurePath(file).with_suffix(""))
 
 
 def _check_apart(paired: Mapping[int, str], names: Mapping[int, str], folder: Path) -> None:
