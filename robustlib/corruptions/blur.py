@@ -190,9 +190,9 @@ def glass_blur(
 def _duplicated(source: Tensor, stream: Stream, shape: tuple[int, int], d: int) -> Tensor:
     """x[h, w] = x[h + dy, w + dx], from h = H - d down to d + 1, and w likewise in each row.
 
-    Without the scan: what the scan reads below or to the right has its final value by then, so in
-    the end both pixels have the same. Following such pixels, twice as far each time, leads to one
-    that reads an old value.
+    Without the scan: what it reads below, or to the right in the same row, has its final value by
+    then, so in the end both pixels have the same. Following such pixels, twice as far each time,
+    leads to one that reads an old value.
     """
     h, w = shape
     itself = torch.arange(h * w, device=source.device).repeat(len(source), 1)
