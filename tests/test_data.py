@@ -95,6 +95,13 @@ def test_split_takes_whole_numbers_of_any_kind(make):
     assert split.first(np.int64(1)).ids.tolist() == [7]
 
 
+def test_split_takes_arrays_that_may_not_be_written_to():
+    labels = np.arange(2)
+    labels.flags.writeable = False
+    split = data.Split(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels, labels)
+    assert split.labels.tolist() == [0, 1]
+
+
 def test_float_images_are_an_image_batch(root):
     split = load_folder(root).train
     assert torch.equal(check_images(split.float_images()), split.images / 255)
@@ -134,10 +141,11 @@ def test_numbers_of_any_kind_are_taken(root):
         load_folder(root, in_memory="yes")
 
 
-def test_other_default_types_change_nothing(root, data_dir):
+def test_other_defaults_change_nothing(root, data_dir):
     expected = load_folder(root)
     shutil.rmtree(data_dir)
     torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
     try:
         found, streamed = load_folder(root), load_folder(root, in_memory=False)
         for split in (found.train, streamed.train):
@@ -147,6 +155,7 @@ def test_other_default_types_change_nothing(root, data_dir):
         assert found.fingerprint == expected.fingerprint
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 def test_a_folder_split_knows_its_files(root):

@@ -269,7 +269,7 @@ def check_ids(ids: object, n: int) -> Tensor:
 
 def _whole_numbers(values: Any, n: int, what: str) -> Tensor:
     try:
-        found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        found = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{what} must be int64 of shape ({n},), got a {type(values).__name__} of other things."

@@ -144,8 +144,8 @@ def warn_of_others(others: Sequence[str | Path], stacklevel: int) -> None:
     if others:
         names = ", ".join(sorted(map(shown, others))[:10]) + (", ..." if len(others) > 10 else "")
         warnings.warn(
-            f"{len(others)} file(s) passed over, as no images that Pillow reads here or outside the "
-            f"folders of classes: {names}. Convert or move them if they should count.",
+            f"{len(others)} file(s) passed over, as no images that Pillow reads here or outside "
+            f"the folders of classes: {names}. Convert or move them if they should count.",
             stacklevel=stacklevel + 1,
         )
 

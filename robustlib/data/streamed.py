@@ -50,9 +50,10 @@ class StreamedSplit:
 
     def float_images(self, index: slice | Tensor = slice(None)) -> Tensor:
         """The images that `index` selects, as float32 (n, 3, H, W) in [0, 1]."""
-        chosen = torch.arange(len(self))[index].tolist()
+        chosen = torch.arange(len(self), device="cpu")[index].tolist()
         if not chosen:
-            return torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.float32)
+            side = self.image_size
+            return torch.empty(0, 3, side, side, dtype=torch.float32, device="cpu")
         with ThreadPoolExecutor(decoding_threads()) as pool:
             return torch.stack(list(pool.map(self.__getitem__, chosen))).to(torch.float32) / 255.0
 

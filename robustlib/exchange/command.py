@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
     with threads() as pool:
         images = decode([listing.folder / f for f in listing.files], image_size, pool)
     labels = torch.from_numpy(listing.labels)
-    split = Split(images, labels, torch.arange(len(images)), tuple(listing.files))
+    split = Split(images, labels, torch.arange(len(images), device="cpu"), tuple(listing.files))
     return export_cifar_c(args.folder, split, list(names), options=options, seed=args.seed)
 
 

@@ -122,7 +122,7 @@ def export_cifar_c(
         for name in names:
             _claim_corruption(folder / f"{name}.json", [folder / f"{name}.npy"], cells, name, place)
         _write_array(folder / "labels.npy", place, 5 * n, [labels.astype(np.uint8)] * 5)
-        if not torch.equal(ids.cpu(), torch.arange(n)):
+        if not np.array_equal(ids.cpu().numpy(), np.arange(n)):
             _write_array(folder / "ids.npy", place, n, [ids.cpu().numpy()])
         missing = [name for name in names if not (folder / f"{name}.npy").exists()]
         with _bar(len(missing) * 5 * n, progress) as bar:
@@ -204,7 +204,7 @@ def export_imagenet_c(
                     bar.set_description(cell.name, refresh=False)
                     rows = [row for row, i in enumerate(batch) if not path(cell, i).exists()]
                     if rows:
-                        ids = torch.tensor([batch[row] for row in rows])
+                        ids = torch.from_numpy(np.array(batch)[rows])
                         floats = images[rows].to(torch.float32) / 255.0
                         save = partial(_write_image, place, image_format)
                         paths = [path(cell, batch[row]) for row in rows]
