@@ -692,6 +692,19 @@ def test_arrays_of_a_folder_remember_its_names(folders) -> None:
         stored.for_split(loaded(folders, n_test=4))
 
 
+def test_arrays_made_from_other_images_are_refused(tiny, cifar) -> None:
+    fog, split = Stored("fog", 3, cifar), tiny.test
+    alike = Split(tiny.train.images[:60], split.labels, split.ids)
+    with pytest.raises(ValueError, match=r"image 0 of the split is not the one .* \(60 of 60 diff"):
+        apply(fog, alike)
+    pixels = split.images.clone()
+    pixels[7, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match=r"image 7 of the split is not .* \(1 of 60 differ\)"):
+        apply(fog, Split(pixels, split.labels, split.ids))
+    officially(cifar)
+    assert apply(fog, alike).shape == (60, 3, 16, 16), "of others' files nothing is known"
+
+
 def test_stored_ids_must_be_in_order(tiny, tmp_path) -> None:
     export_cifar_c(tmp_path, part_of(tiny.test, torch.tensor([50, 8])), ["fog"], progress=False)
     for ids in (np.array([50, 8]), np.array([8, 8]), np.array([8]), np.array([8.0, 50.0])):

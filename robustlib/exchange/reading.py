@@ -26,7 +26,15 @@ from robustlib.core.checks import (
 from robustlib.core.identity import fingerprint
 from robustlib.data import DataError, Split, StreamedSplit
 from robustlib.data.images import digest_of_images, images_below, shown
-from robustlib.exchange.files import MANIFEST, decode, exported_name, read_record, stem, threads
+from robustlib.exchange.files import (
+    MANIFEST,
+    checksums,
+    decode,
+    exported_name,
+    read_record,
+    stem,
+    threads,
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +138,12 @@ class Stored:
     ) -> Tensor:
         """The stored images of these ids, float32 (N, 3, H, W) in [0, 1].
 
-        Of `images` only size and device matter. Images in folders are resized and cropped to
-        that size as `robustlib.data.load` does; arrays must have it.
+        images: the clean ones. Images in folders are resized and cropped to their size as
+        `robustlib.data.load` does; arrays must have it.
 
         Raises `DataError` for files that can't be read or aren't in the layout, and `ValueError`
-        if they are not of these images: another size, too few, other labels.
+        if they are not of these images: another size, too few, other labels, or made by
+        `export_cifar_c` from other images.
         """
         wanted = check_ids(ids, len(images)).cpu().numpy()
         labels = check_labels(labels, len(images)).cpu()
@@ -148,6 +157,8 @@ class Stored:
                 f"split as {int(labels[i])} ({len(wrong)} of {len(wanted)} differ): it holds other "
                 "images, or in another order."
             )
+        if self._array.is_file():
+            self._check_clean(images, wanted)
         return pixels.to(images.device).to(torch.float32) / 255.0
 
     def _from_array(
@@ -193,7 +204,7 @@ class Stored:
 
     def _check_sources(self, names: Mapping[int, str]) -> None:
         """Compare names by id with those that the manifest lists by row, if it does."""
-        sources = _sources(Path(self.folder))[0]
+        sources = _manifest(Path(self.folder)).get("sources")
         if not sources:
             return
         rows = self._rows(np.array(list(names)), len(sources)).tolist()
@@ -204,6 +215,21 @@ class Stored:
                     f"with {shown(sources[row])} in its place: files were added, removed or "
                     "renamed since. Export them again."
                 )
+
+    def _check_clean(self, images: Tensor, ids: np.ndarray) -> None:
+        """Compare images with those that the manifest has checksums of, if it does."""
+        recorded = _manifest(Path(self.folder)).get("checksums")
+        if not recorded:
+            return
+        rows = self._rows(ids, len(recorded)).tolist()
+        found = checksums((images * 255).round().to(torch.uint8))
+        wrong = [i for i, row in enumerate(rows) if recorded[row] != found[i]]
+        if wrong:
+            raise ValueError(
+                f"image {ids[wrong[0]]} of the split is not the one that {shown(self.folder)} was "
+                f"made from ({len(wrong)} of {len(ids)} differ): evaluate the split that was "
+                "exported, or export this one."
+            )
 
     def _from_images(
         self, ids: np.ndarray, labels: np.ndarray, size: tuple[int, int]
@@ -227,7 +253,8 @@ class Stored:
 
     def _by_id(self) -> tuple[list[str], np.ndarray]:
         """The files and their labels, int64 (N,), in the order of ids, as the manifest has them."""
-        sources, image_format = _sources(Path(self.folder))
+        manifest = _manifest(Path(self.folder))
+        sources = manifest.get("sources")
         if not sources or any("/" not in source for source in sources):
             raise DataError(
                 f"which image is which in {shown(self.folder)} can only be told by name: it has no "
@@ -237,7 +264,7 @@ class Stored:
             )
         top = [source.split("/")[0] for source in sources]
         labels = np.unique(top, return_inverse=True)[1]
-        return [exported_name(source, image_format) for source in sources], labels
+        return [exported_name(source, manifest["image_format"]) for source in sources], labels
 
     def _by_name(self, names: Mapping[int, str]) -> dict[int, str]:
         """For each id the file of that name, whatever its ending."""
@@ -295,22 +322,22 @@ def _check_apart(paired: Mapping[int, str], names: Mapping[int, str], folder: Pa
         taken[file] = i
 
 
-def _sources(folder: Path) -> tuple[tuple[str, ...], str]:
-    """What the manifest lists by id, if there is one, and the format of the copies."""
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What an export of ours records; nothing of others."""
+    path = folder / MANIFEST
     try:
-        stat = os.stat(folder / MANIFEST)
+        stat = os.stat(path)
     except FileNotFoundError:
-        return (), ""
-    return _read_sources(folder / MANIFEST, stat.st_size, stat.st_mtime_ns)
+        return {}
+    try:
+        return _read_manifest(path, stat.st_size, stat.st_mtime_ns)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 @lru_cache(maxsize=4)
-def _read_sources(path: Path, size: int, time: int) -> tuple[tuple[str, ...], str]:
-    try:
-        record = read_record(path)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    return tuple(record.get("sources", ())), record.get("image_format", "png")
+def _read_manifest(path: Path, size: int, time: int) -> dict[str, Any]:
+    return read_record(path)
 
 
 def _open_array(path: Path) -> np.ndarray:

@@ -52,6 +52,7 @@ from robustlib.exchange.files import (
     MANIFEST,
     SUFFIXES,
     check_agrees,
+    checksums,
     claim,
     decode,
     exported_name,
@@ -108,6 +109,7 @@ def export_cifar_c(
     record = _record("cifar-c", seed, split=split.digest()[:16], n=n, height=height, width=width)
     record["device"] = split.images.device.type
     record["sources"] = [split.files[i] for i in order.tolist()] if split.files else []
+    record["checksums"] = checksums(split.images[order])
     batch = _batch_size(height, width)
 
     def corrupted(name: str) -> Iterator[np.ndarray]:
