@@ -19,7 +19,7 @@ import yaml
 
 from robustlib.analysis import metrics, overlap, statistics
 from robustlib.core.checks import UnknownNameError
-from robustlib.study import report
+from robustlib.study import plotting, report
 from robustlib.study.declarations import declared
 from robustlib.study.parameters import PARAMETERS, validated
 from robustlib.study.values import coerce
@@ -327,6 +327,15 @@ def test_smoke_run_is_clean(smoke: dict[str, str], path: Path) -> None:
             assert output.get("name") != "stderr", output.text
     page = Path(smoke["ROBUSTLIB_REPORTS"]) / "smoke" / f"{path.stem}.html"
     assert 'class="fault"' not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_every_figure_is_shown(smoke: dict[str, str], path: Path) -> None:
+    drawing = [f"plotting.{name}(" for name in plotting.__all__ if name != "use_style"]
+    for cell in code_cells(executed(smoke, path.stem)):
+        if any(call in cell.source for call in drawing):
+            images = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            assert images, cell.source
 
 
 @pytest.mark.slow

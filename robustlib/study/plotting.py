@@ -21,6 +21,17 @@ from torch import Tensor
 
 from robustlib.analysis.statistics import wilson_interval
 
+__all__ = [
+    "heatmap",
+    "image_grid",
+    "intervals",
+    "lines",
+    "scatter",
+    "severity_curves",
+    "training_curves",
+    "use_style",
+]
+
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX*<>"
 _LONGEST, _TITLE = 40, 80  # characters that a figure has room for in a name, in a title
@@ -33,8 +44,14 @@ def _literal(function: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(function)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.rc_context({"text.parse_math": False}):
+        # This one alone: rc_context would also undo what a notebook's backend sets when it starts,
+        # and later figures would not be shown.
+        before = plt.rcParams["text.parse_math"]
+        plt.rcParams["text.parse_math"] = False
+        try:
             return function(*args, **kwargs)
+        finally:
+            plt.rcParams["text.parse_math"] = before
 
     return drawn
 
