@@ -1,10 +1,12 @@
 """The interface of the data sources, the folder source, CIFAR, and the cache."""
 
+import ast
 import hashlib
 import os
 import pickle
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +48,22 @@ def root(tmp_path):
 
 def load_folder(root, **arguments):
     return data.load("folder", root=root, **({"image_size": 8} | arguments))
+
+
+def test_modules_import_only_those_before_them():
+    order = [("images",), ("streamed",), ("base",), ("cifar", "folder", "shapes10"), ("__init__",)]
+    before, package = set(), "robustlib.data."
+    for names in order:
+        for name in names:
+            tree = ast.parse(Path(data.__file__).with_name(f"{name}.py").read_text())
+            used = set()
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(package):
+                    module = f"{node.module}.".removeprefix(package).strip(".")
+                    used |= {module} if module else {alias.name for alias in node.names}
+            assert used <= before, name
+        before |= {*names}
+    assert len(before) == len(list(Path(data.__file__).parent.glob("*.py")))
 
 
 # --- The interface --------------------------------------------------------------------------

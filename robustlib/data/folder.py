@@ -174,7 +174,7 @@ def _key(listing: Listing, names: Sequence[str], ids: np.ndarray, image_size: in
 
 
 def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
-    """uint8 (N, 3, image_size, image_size);."""
+    """uint8 (N, 3, image_size, image_size)."""
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
 
     def decode(item: tuple[int, Path]) -> None:
@@ -193,7 +193,7 @@ def _decode(files: Sequence[Path], image_size: int, title: str) -> torch.Tensor:
                 file=sys.stdout,
             ):
                 pass
-        except DataError:
+        except BaseException:  # an interruption, too, drops what waits
             pool.shutdown(cancel_futures=True)
             raise
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

@@ -154,7 +154,7 @@ def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """`image`, turned as the EXIF data of its source say."""
     try:
         turn = _TURNS.get(source.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, ValueError, TypeError, OSError, ArithmeticError):  # damaged EXIF data
+    except Exception:  # damaged EXIF data, for which PIL raises many kinds
         return image
     return image if turn is None else image.transpose(turn)
 
