@@ -197,7 +197,10 @@ def test_more_lines_than_markers() -> None:
     table = pd.DataFrame({"perturbation": names, "family": "noise", "severity": 1, "accuracy": 0.5})
     clean = pd.DataFrame({"perturbation": ["clean"], "family": "clean", "severity": 0})
     both = pd.concat([clean.assign(accuracy=0.9), table]).assign(n=10)
-    assert labels(plotting.severity_curves(both).axes[0]) == names
+    (axis,) = plotting.severity_curves(both).axes
+    assert labels(axis) == names
+    looks = {(line.get_marker(), line.get_color()) for line in axis.lines[1:]}
+    assert len(looks) == len(names)
     figure = plotting.intervals(
         table.assign(low=0.4, high=0.6), value="accuracy", label="l", group="perturbation"
     )

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from robustlib.study import results
+from robustlib.study.parameters import validated
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ def test_provenance_names_versions_and_parameters_but_no_path(folder: Path) -> N
     assert "torch 2.13.0" in record["packages"]
     assert record["processor"]
     assert "/" not in (folder / "03_mtlat.json").read_text()
+
+
+def test_provenance_names_options_but_no_folder(folder: Path, tmp_path: Path) -> None:
+    options = [f"frost.photographs={tmp_path}", "pgd.steps=3"]
+    settings = validated(epochs=2, seeds=[0, 1], options=options)
+    results.save("trial", "x", {}, settings=settings, seconds=0)
+    assert results.records("trial")["x"]["parameters"] == {
+        "epochs": 2,
+        "seeds": [0, 1],
+        "options": f"frost.photographs={tmp_path.name}, pgd.steps=3",
+    }
 
 
 def test_figures_are_written_beside_the_tables(folder: Path) -> None:

@@ -92,8 +92,9 @@ def _characters(families: tuple[str, ...], sans_serif: tuple[str, ...]) -> froze
 
 
 def _look(number: int) -> tuple[str, tuple[float, float, float]]:
-    """Marker and colour of a line, told apart from those of the lines before it."""
-    return MARKERS[number % len(MARKERS)], PALETTE[number % len(PALETTE)]
+    """Marker and colour of a line: a pair that none of the hundred lines before it has."""
+    colour = (number + number // len(MARKERS)) % len(PALETTE)
+    return MARKERS[number % len(MARKERS)], PALETTE[colour]
 
 
 def _legend(axis: Axes, lines: dict[object, Any]) -> None:
