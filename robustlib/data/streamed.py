@@ -77,7 +77,7 @@ class StreamedSplit:
 
 def check_files(files: Sequence[str], n: int) -> tuple[str, ...]:
     """Return the names of a split's files: none, or one for each of its `n` images."""
-    names = tuple(files)
+    names = tuple(map(str, files))
     if isinstance(files, str) or len(names) not in (0, n):
         raise ValueError(f"files must name {n} files, one for each image, or none; got {files!r}.")
     return names

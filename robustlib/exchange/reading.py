@@ -104,6 +104,8 @@ class Stored:
         if not split.files:
             return self
         names = dict(zip(split.ids.tolist(), split.files, strict=True))
+        if len(names) < len(split):
+            raise ValueError("the split has images of the same id, which can't be told apart.")
         if self._array.is_file():
             self._check_sources(names)
             return self
