@@ -160,6 +160,12 @@ def test_a_second_export_adds_only_what_is_missing(tiny, cifar) -> None:
     assert stored_names(cifar) == ("contrast", "fog", "snow")
 
 
+def test_having_run_changes_no_record(tiny, tmp_path) -> None:
+    few, names = tiny.test.first(2), corruptions.names()
+    assert export_cifar_c(tmp_path, few, names, progress=False) == len(names) * 10
+    assert export_cifar_c(tmp_path, few, names, progress=False) == 0
+
+
 def test_another_manifest_is_refused(tiny, cifar) -> None:
     before = contents(cifar)
     with pytest.raises(ValueError, match=r"made otherwise: seed 0 there, 1 now\. Name another"):
