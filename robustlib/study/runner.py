@@ -316,7 +316,7 @@ def main(
     try:
         return _study(args, notebooks or paths.project_root() / "notebooks")
     except ValueError as error:
-        print(f"study: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
 
 
