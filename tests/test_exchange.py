@@ -605,6 +605,8 @@ def test_stored_images_are_paired_whatever_the_order_of_their_names(folders) -> 
     assert torch.equal(apply(Stored("fog", 2, out).for_split(split), split), expected)
     streamed = loaded(folders, in_memory=False)
     assert torch.equal(apply(Stored("fog", 2, out).for_split(streamed), streamed), expected)
+    with pytest.raises(ValueError, match="got StreamedSplit; load it with in_memory=True"):
+        export_cifar_c(folders / "no", streamed, ["fog"])  # type: ignore[arg-type]
     few = loaded(folders, n_test=2)
     seen = apply(Stored("fog", 2, out).for_split(few), few)
     assert torch.equal(seen, rounded(few, "fog", 2).float() / 255)

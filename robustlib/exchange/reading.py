@@ -53,7 +53,8 @@ class Stored:
     gives, and `for_split`, which `evaluate` calls. A split without names is served from exports of
     `export_imagenet_c` only, whose manifest lists the names by id. In the layout of CIFAR-10-C,
     row i is the image of id i (with `ids.npy`: of the id that it says). Wherever names aren't
-    compared, labels are, which reveals another order of the images.
+    compared, labels are, which reveals another order of the images; and the clean images with
+    what `export_cifar_c` has noted of them.
 
     Raises `DataError` if there is no such folder or no such severity in it, `ValueError` for
     another severity than 1 to 5, and `UnknownNameError` for a name that is not there.

@@ -96,6 +96,11 @@ def export_cifar_c(
     """
     folder, seed = _new_folder(folder), check_seed(seed)
     cells = _cells(names, SEVERITIES, options)
+    if not isinstance(split, Split):
+        raise ValueError(
+            f"the split must be in memory, a Split, got {type(split).__name__}; load it with "
+            "in_memory=True, or write image files with export_imagenet_c."
+        )
     order = split.ids.argsort()
     ids, labels = split.ids[order], split.labels[order].cpu().numpy()
     n, (height, width) = len(split), split.images.shape[2:]
