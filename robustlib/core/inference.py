@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,18 +47,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             "the model was built under torch.inference_mode, so that nothing can be "
             "differentiated through it; build or load it outside."
         )
-    if model.training:
+    modes = {m: m.training for m in model.modules() if hasattr(m, "training")}  # not if frozen
+    if modes.get(model):
         warnings.warn(
             "the model is in train mode; it is used in eval mode.", TrainModeWarning, stacklevel=4
         )
-    modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        with torch.autocast(device_of(model).type, enabled=False), _full_precision():
+        with _no_autocast(device_of(model).type), _full_precision():
             yield
     finally:
         for module, mode in modes.items():
@@ -68,6 +68,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 @contextmanager
