@@ -178,7 +178,7 @@ def _bounds(low: float, high: float, above: bool = False) -> str:
         return "" if math.isinf(low) else f" {least}"
     if math.isinf(low):
         return f" of at most {high:g}"
-    return f" {least}, at most {high:.4g}" if above else f" from {low:g} to {high:.4g}"
+    return f" {least}, at most {high:.6g}" if above else f" from {low:g} to {high:.6g}"
 
 
 def settle(instance: object, **values: object) -> None:
