@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -370,3 +371,14 @@ def test_hashing_an_object_leaves_no_mark_that_counts() -> None:
     assert fingerprint(made) == fingerprint(made) == fingerprint(module(SOURCE)["Recipe"]())
     made.bias = 3
     assert fingerprint(made) != fingerprint(module(SOURCE)["Recipe"]())
+
+
+def test_names_of_no_module_are_no_obstacle() -> None:
+    Pair = namedtuple("Pair", ["first", "second"])
+
+    def unpack(pair: Any) -> Any:
+        return Pair(*pair).first
+
+    assert fingerprint(unpack) == fingerprint(unpack)
+    for name in ("", ".", "no such module", "a/b"):
+        assert not identity._is_installed(name)

@@ -358,7 +358,10 @@ def _is_installed(module: str) -> bool:
     if top in sys.modules:
         file = getattr(sys.modules[top], "__file__", None) or ""
     else:
-        file = getattr(importlib.util.find_spec(top), "origin", None) or ""
+        try:
+            file = getattr(importlib.util.find_spec(top), "origin", None) or ""
+        except (ImportError, ValueError):  # no module's name, as with what was made by exec
+            return False
     roots = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     return any(Path(file).is_relative_to(root) for root in roots)
 

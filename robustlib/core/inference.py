@@ -53,7 +53,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             "the model is in train mode; it is used in eval mode.", TrainModeWarning, stacklevel=4
         )
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     model.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -66,8 +70,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
         with torch.no_grad():
-            for buffer, value in buffers:
+            for module, name, buffer, value in buffers:
                 buffer.copy_(value)
+                if not isinstance(module, torch.jit.ScriptModule):
+                    setattr(module, name, buffer)  # which the model may have replaced
 
 
 def _no_autocast(device: str) -> AbstractContextManager[Any]:

@@ -447,7 +447,7 @@ def _shown(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     # The clone is the model's to write to.
-    with torch.inference_mode():
+    with torch.no_grad():
         return model(images.clone(memory_format=torch.channels_last))
 
 
