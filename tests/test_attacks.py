@@ -240,7 +240,7 @@ def test_bad_arguments(model, images, labels) -> None:
     refuse("'pgd'", name="pdg", error=UnknownNameError)
     for eps in (0.0, -0.1, 8.0, float("nan"), True):
         refuse("above 0, at most 0.5 ", eps=eps)
-        refuse("above 0, at most 13.86 ", name="ddn", eps=eps if eps != 8.0 else 14.0)
+        refuse("above 0, at most 13.8", name="ddn", eps=eps if eps != 8.0 else 14.0)
         # 0.5 sqrt(768) is 13.86
     refuse("eps of 'pgd' must be a number", eps=None)
     refuse("steps must be", steps=0)
