@@ -7,7 +7,7 @@ the same tables and the same overlapping score.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,15 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from robustlib import attacks, corruptions
-from robustlib.core.checks import check_name, check_options, check_severity, settle
+from robustlib.core.checks import (
+    as_flag,
+    as_number,
+    as_whole,
+    check_name,
+    check_options,
+    check_severity,
+    settle,
+)
 from robustlib.core.identity import digest_of_path, fingerprint
 
 
@@ -248,3 +256,73 @@ def corruption_grid(
         for name in names
         for severity in severities
     ]
+
+
+def split_option(entry: str) -> tuple[str, str, str]:
+    """Name, option and value, as text, of an entry "name.option=value" such as "cw.steps=300".
+
+    Raises `ValueError` for another form or a name without options, `UnknownNameError` for an
+    unknown corruption, attack or option.
+    """
+    left, _, text = (part.strip() for part in entry.partition("="))
+    name, _, option = left.partition(".")
+    if not (name and option and text):
+        raise ValueError(
+            f"an option must have the form name.option=value, such as cw.steps=300, got {entry!r}."
+        )
+    known = options_of(name)
+    if not known:
+        raise ValueError(f"{name!r} takes no options, got {option!r}.")
+    return name, check_name(option, known, f"option of {name!r}"), text
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of a corruption or attack, with their defaults.
+
+    Raises `UnknownNameError` for another name.
+    """
+    check_name(name, [*corruptions.names(), *attacks.names()], "corruption or attack")
+    known = name in corruptions.names()
+    return corruptions.info(name).options if known else attacks.info(name).options
+
+
+def parse_options(
+    entries: Iterable[str], folders: Sequence[Path] = (Path(),)
+) -> dict[str, dict[str, Any]]:
+    """Options by corruption or attack, from entries such as "cw.steps=300".
+
+    Each value gets the type of the option's default; where that is None, it names a file or
+    folder, looked for in each of `folders`.
+
+    Raises `ValueError` for an entry of another form, or given twice, for an unknown name or
+    option, and for a value that isn't allowed or names nothing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        name, option, text = split_option(entry)
+        chosen = found.setdefault(name, {})
+        if option in chosen:
+            raise ValueError(f"the option {name}.{option} is given twice.")
+        chosen[option] = _from_text(f"{name}.{option}", text, options_of(name)[option], folders)
+    for name, chosen in found.items():
+        kind = "corruption" if name in corruptions.names() else "attack"
+        check_options(chosen, options_of(name), kind, name)
+    return found
+
+
+def _from_text(what: str, text: str, default: Any, folders: Sequence[Path]) -> Any:
+    if default is None:
+        for folder in folders:
+            path = folder / Path(text).expanduser()
+            if path.exists():
+                return path.resolve()
+        raise ValueError(f"{what}: there is no file or folder {text!r}.")
+    try:
+        if isinstance(default, bool):
+            return as_flag(text)
+        number = as_number(text)
+        return as_whole(number) if isinstance(default, int) else number
+    except (ValueError, ZeroDivisionError):
+        kinds = {bool: "true or false", int: "a whole number"}
+        expected = kinds.get(type(default), "a number")
+        raise ValueError(f"{what} must be {expected}, got {text!r}.") from None

@@ -292,3 +292,10 @@ def test_square_moves_windows_between_corners_of_the_ball(model, images, labels)
     first, last = (guard.margin(model(result.adversarial), labels) for result in (stripes, longer))
     assert (last <= first + 1e-6).all()
     assert last.mean() < first.mean()
+
+
+@pytest.mark.parametrize("name", ["cw", "ddn"])
+def test_a_norm_never_shrinks_by_more_than_half_at_a_step(name, model, images, labels) -> None:
+    for gamma in (0.6, 1.0, 5.0):
+        with pytest.raises(ValueError, match="gamma must be a number from 0 to 0.5"):
+            run(model, images, labels, name, gamma=gamma)

@@ -870,13 +870,15 @@ def test_options_of_corruptions(layout, photos, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("swap=true", "options are given as NAME.OPTION=VALUE"),
-        ("glass_blur.swap", "options are given as NAME.OPTION=VALUE"),
+        ("swap=true", "form name.option=value"),
+        ("glass_blur.swap", "form name.option=value"),
         ("glass_blurr.swap=true", "Did you mean 'glass_blur'"),
-        ("glass_blur.swop=true", "Did you mean 'glass_blur.swap'"),
-        ("glass_blur.swap=perhaps", "swap must be True or False"),
-        ("fog.swap=true", "unknown option 'fog.swap'"),
-        ("frost.photographs=nowhere", "named are"),
+        ("glass_blur.swop=true", "Did you mean 'swap'"),
+        ("glass_blur.swap=perhaps", "glass_blur.swap must be true or false"),
+        ("fog.swap=true", "'fog' takes no options"),
+        ("frost.photographs=nowhere", "no file or folder 'nowhere'"),
+        ("frost.photographs=.", "named are"),
+        ("cw.steps=3", "named are"),
     ],
 )
 def test_bad_options_are_one_line(photos, tmp_path, capsys, given, message) -> None:

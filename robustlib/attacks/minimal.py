@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from robustlib.attacks.guard import margin
 from robustlib.attacks.registry import Task, counted, per_image, register
+from robustlib.core.checks import check_number
 from robustlib.core.randomness import Stream
 
 
@@ -24,9 +25,10 @@ def cw(
     at what the boundary of the model made linear asks for and grows by a fifth at each step until
     the image is first beaten; from then on it shrinks by `gamma` at each step that beats it, else
     grows. The step length starts at `stepsize` times the distance to that boundary, by pixel, and
-    falls to 0 along a cosine; Adam sees gradients of norm 1. These are this project's choices:
-    50 steps do what 300 do.
+    falls to 0 along a cosine; Adam sees gradients of norm 1. These are this project's choices;
+    on shapes10, 50 steps left within half a point of what 300 did.
     """
+    gamma = check_number(gamma, "gamma", low=0, high=0.5)
     x, classes = task.images, task.labels if task.targets is None else task.targets
     toward = 1.0 if task.targets is None else -1.0
     root = math.sqrt(x[0].numel())
@@ -90,6 +92,7 @@ def ddn(
     foolbox's own draws from the global generator where a gradient is zero, so that its result
     depends on the batch; here that direction depends on (seed, image id).
     """
+    gamma = check_number(gamma, "gamma", low=0, high=0.5)
     x, classes = task.images, task.labels if task.targets is None else task.targets
     uphill = 1.0 if task.targets is None else -1.0
     delta = torch.zeros_like(x)

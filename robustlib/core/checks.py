@@ -131,6 +131,19 @@ def as_whole(value: object) -> int:
     raise ValueError(f"not a whole number: {value!r}")
 
 
+def as_flag(value: object) -> bool:
+    """True or False; also for the texts "true", "yes", "1" and "false", "no", "0".
+
+    Raises `ValueError` for anything else.
+    """
+    text = str(_plain(value)).strip().lower()
+    if text in ("true", "yes", "1"):
+        return True
+    if text in ("false", "no", "0"):
+        return False
+    raise ValueError(f"not true or false: {value!r}")
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         return value.item()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from robustlib.data.folder import list_split
 from robustlib.data.images import shown, warn_of_others
 from robustlib.exchange.files import SUFFIXES, decode, threads
 from robustlib.exchange.writing import check_source, export_cifar_c, export_imagenet_c
+from robustlib.perturbations import parse_options
 
 _EPILOG = """\
 The copies of a/b.jpg are FOLDER/<corruption>/<severity>/a/b.png, as in ImageNet-C.
@@ -79,28 +80,6 @@ def _known_options() -> list[str]:
     return [f"{name}.{option}" for name in names for option in corruptions.info(name).options]
 
 
-def _parsed_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Options by corruption; their values are checked with the rest."""
-    found: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        path, equals, value = text.partition("=")
-        name, dot, option = path.partition(".")
-        if not (equals and dot):
-            raise ValueError(f"options are given as NAME.OPTION=VALUE, got {text!r}.")
-        known = corruptions.info(name).options
-        check_name(path, [f"{name}.{each}" for each in known], "option")
-        if option in found.setdefault(name, {}):
-            raise ValueError(f"the option {path} is given twice.")
-        default, flags = known[option], {"true": True, "false": False}
-        if isinstance(default, bool):
-            found[name][option] = flags.get(value.lower(), value)
-        elif isinstance(default, int):
-            found[name][option] = int(value) if value.isdecimal() else value
-        else:
-            found[name][option] = value
-    return found
-
-
 def _run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; returns how many images were written."""
     names: dict[str, None] = {}
@@ -108,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         check_name(given, [*corruptions.names(), *corruptions.suites()], "corruption or suite")
         members = corruptions.names(given) if given in corruptions.suites() else (given,)
         names |= dict.fromkeys(members)
-    options = _parsed_options(args.options)
+    options = parse_options(args.options)
     if args.layout == "imagenet-c":
         return export_imagenet_c(
             args.source,

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustlib import attacks, corruptions
 from robustlib.core import paths
-from robustlib.core.checks import check_name
-from robustlib.perturbations import Attack, Corruption
-from robustlib.study.values import coerce
+from robustlib.perturbations import options_of, parse_options, split_option
 
 
 class Options(Mapping[str, Mapping[str, Any]]):
@@ -27,15 +24,7 @@ class Options(Mapping[str, Mapping[str, Any]]):
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
-        self._values: dict[str, dict[str, Any]] = {}
-        for entry in entries:
-            name, option, text = _parts(entry)
-            chosen = self._values.setdefault(name, {})
-            if option in chosen:
-                raise ValueError(f"the option {name}.{option} is given twice.")
-            chosen[option] = _value(name, option, text)
-        for name, chosen in self._values.items():
-            _check(name, chosen)
+        self._values = parse_options(entries, (Path(), paths.project_root()))
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         return dict(self._values[name])
@@ -78,52 +67,9 @@ def seen_from_project(entries: Sequence[str]) -> list[str]:
     Raises `ValueError` for an entry of another form, or an unknown name or option.
     """
     result = []
-    for name, option, text in map(_parts, entries):
+    for name, option, text in map(split_option, entries):
         given = Path(text)
-        if _default(name, option) is None and not given.is_absolute() and given.exists():
+        if options_of(name)[option] is None and not given.is_absolute() and given.exists():
             text = os.path.relpath(given, paths.project_root())
         result.append(f"{name}.{option}={text}")
     return result
-
-
-def _parts(entry: str) -> tuple[str, str, str]:
-    left, _, text = (part.strip() for part in entry.partition("="))
-    name, _, option = left.partition(".")
-    if not (name and option and text):
-        raise ValueError(
-            f"an option must have the form name.option=value, such as cw.steps=300, got {entry!r}."
-        )
-    check_name(name, [*corruptions.names(), *attacks.names()], "corruption or attack")
-    known = _info(name).options
-    if not known:
-        raise ValueError(f"{name!r} takes no options, got {option!r}.")
-    return name, check_name(option, known, f"option of {name!r}"), text
-
-
-def _info(name: str) -> corruptions.CorruptionInfo | attacks.AttackInfo:
-    return corruptions.info(name) if name in corruptions.names() else attacks.info(name)
-
-
-def _default(name: str, option: str) -> Any:
-    return _info(name).options[option]
-
-
-def _value(name: str, option: str, text: str) -> Any:
-    """`text` with the type of the option's default; where that is None, an existing path."""
-    default = _default(name, option)
-    if default is not None:
-        if not isinstance(default, bool | int | float | str):
-            raise ValueError(f"the option {name}.{option} can't be given as text.")
-        return coerce(f"{name}.{option}", text, type(default).__name__)
-    for found in (Path(text).expanduser(), paths.project_root() / text):
-        if found.exists():
-            return found.resolve()
-    raise ValueError(f"{name}.{option}: there is no file or folder {text!r}.")
-
-
-def _check(name: str, given: Mapping[str, Any]) -> None:
-    """Raise `ValueError` if `Corruption` or `Attack` don't take these options."""
-    if name in corruptions.names():
-        Corruption(name, 1, **given)
-    else:
-        Attack(name, 0.1, **given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from robustlib.core.checks import as_number, as_whole
+from robustlib.core.checks import as_flag, as_number, as_whole
 
 
 def coerce(name: str, value: object, kind: str) -> Any:
@@ -44,15 +44,6 @@ def _int(value: object) -> int:
     return as_whole(as_number(value) if isinstance(value, str) else value)
 
 
-def _bool(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in ("true", "yes", "1"):
-        return True
-    if text in ("false", "no", "0"):
-        return False
-    raise ValueError
-
-
 def _str(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError
@@ -62,7 +53,7 @@ def _str(value: object) -> str:
 _SCALARS: dict[str, Callable[[object], Any]] = {
     "int": _int,
     "float": as_number,
-    "bool": _bool,
+    "bool": as_flag,
     "str": _str,
 }
 _EXPECTED = {
