@@ -297,5 +297,5 @@ def test_square_moves_windows_between_corners_of_the_ball(model, images, labels)
 @pytest.mark.parametrize("name", ["cw", "ddn"])
 def test_a_norm_never_shrinks_by_more_than_half_at_a_step(name, model, images, labels) -> None:
     for gamma in (0.6, 1.0, 5.0):
-        with pytest.raises(ValueError, match="gamma must be a number from 0 to 0.5"):
+        with pytest.raises(ValueError, match=r"gamma must be a number from 0 to 0\.5"):
             run(model, images, labels, name, gamma=gamma)
