@@ -300,7 +300,7 @@ def remove_all(place):
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("", r"there is no folder .*pictures; set root"),
+        ("", r"there is no folder .*pictures; name one that holds train/"),
         ("train", r"pictures has no folder train/"),
         ("test", r"pictures has neither test/ nor val/"),
         ("test/bee", r"1 class\(es\) of .*train have no folder in .*test: bee"),
@@ -522,3 +522,21 @@ def test_cifar_tampered_file_is_never_unpickled(data_dir, monkeypatch):
     )
     with pytest.raises(data.DataUnavailableError, match="not found or corrupted"):
         data.load("cifar10")
+
+
+def test_one_folder_of_images_is_enough_to_evaluate_on(root) -> None:
+    whole = data.load("folder", root=root, image_size=16).test
+    for in_memory in (None, True, False):
+        split, classes = data.load_images(root / "test", image_size=16, in_memory=in_memory)
+        assert classes == data.load("folder", root=root, image_size=16).classes
+        assert torch.equal(split.labels, whole.labels)
+        assert torch.equal(split.float_images(), whole.float_images())
+        assert isinstance(split, data.StreamedSplit) is (in_memory is False)
+    part, _ = data.load_images(root / "test", n=2, image_size=16)
+    assert torch.equal(part.ids, whole.ids[:2])
+    with pytest.raises(
+        data.DataError, match=r"there is no folder .*nowhere; name one that holds class"
+    ):
+        data.load_images(root / "nowhere")
+    with pytest.raises(ValueError, match="n must be an integer"):
+        data.load_images(root / "test", n=-1)

@@ -116,7 +116,8 @@ def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = set(
         re.findall(r"`(--[a-z-]+)", README.split("## Corrupt a folder")[1].split("##")[0])
     )
-    assert options == {"--corruptions", "--severities", "--image-size", "--format", "--layout"}
+    known = {"--corruptions", "--severities", "--image-size", "--format", "--layout", "--options"}
+    assert options == known
 
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

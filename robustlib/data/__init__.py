@@ -7,6 +7,7 @@ from pathlib import Path
 from robustlib.core.checks import check_flag, check_name, check_whole
 from robustlib.data import cifar, folder, shapes10
 from robustlib.data.base import Dataset, DataUnavailableError, Split
+from robustlib.data.folder import load_images
 from robustlib.data.images import DataError, read_image
 from robustlib.data.streamed import StreamedSplit
 
@@ -20,6 +21,7 @@ __all__ = [
     "Split",
     "StreamedSplit",
     "load",
+    "load_images",
     "read_image",
 ]
 

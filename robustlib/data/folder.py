@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,11 +79,7 @@ def load(
     warn_of_others([*train.others, *test.others], stacklevel=3)
     train_ids = subset_ids(train.labels, n_train, "n_train")
     test_ids = subset_ids(test.labels, n_test, "n_test")
-    if in_memory is None:
-        count = len(train_ids) + len(test_ids)
-        in_memory = 3 * image_size**2 * count <= MEMORY_LIMIT
-    in_memory = check_flag(in_memory, "in_memory")
-    load_split = _load_split if in_memory else _stream_split
+    load_split = _way(in_memory, image_size, len(train_ids) + len(test_ids))
     return Dataset.build(
         "folder",
         train.classes,
@@ -92,15 +88,39 @@ def load(
     )
 
 
-def _find_root(root: str | Path) -> Path:
+def load_images(
+    folder: str | Path, *, n: int = 0, image_size: int = 32, in_memory: bool | None = None
+) -> tuple[Split | StreamedSplit, tuple[str, ...]]:
+    """The images of one folder of class folders, to evaluate on, and the names of the classes.
+
+    folder: holds `<class>/<image>`; the labels number the classes in sorted order, so these must
+    come in the order of the model's outputs. n: size of a class-balanced subset (0: everything).
+    image_size, in_memory, how a file becomes pixels, and errors: as for a data set "folder" of
+    `robustlib.data.load`.
+    """
+    n = check_whole(n, "n", low=0)
+    image_size = check_whole(image_size, "image_size", low=1)
+    listing = list_split(_find_root(folder, "class folders, <class>/<image>"))
+    warn_of_others(listing.others, stacklevel=2)
+    ids = subset_ids(listing.labels, n, "n")
+    return _way(in_memory, image_size, len(ids))(listing, ids, image_size), listing.classes
+
+
+def _way(
+    in_memory: bool | None, image_size: int, count: int
+) -> Callable[[Listing, np.ndarray, int], Split | StreamedSplit]:
+    """How `count` images are to be held."""
+    if in_memory is None:
+        in_memory = 3 * image_size**2 * count <= MEMORY_LIMIT
+    return _load_split if check_flag(in_memory, "in_memory") else _stream_split
+
+
+def _find_root(root: str | Path, holding: str = "train/ and test/ (or val/)") -> Path:
     given = Path(root).expanduser()
     for candidate in (given, paths.project_root() / given):
         if candidate.is_dir():
             return candidate.resolve()
-    raise DataError(
-        f"there is no folder {given.absolute()}; set root to a folder that holds train/ and "
-        "test/ (or val/)."
-    )
+    raise DataError(f"there is no folder {given.absolute()}; name one that holds {holding}.")
 
 
 def _find_splits(root: Path) -> tuple[Listing, Listing]:
