@@ -344,6 +344,15 @@ def test_unlike_rows_are_never_averaged(table: pd.DataFrame, message: str) -> No
     assert len(metrics.accuracy_matrix(FULL)) == 2
 
 
+def test_tables_from_files_and_from_memory_go_together(tmp_path) -> None:
+    """A file knows no empty text, and keeps six digits."""
+    precise = FULL.assign(eps=[0, 0, 0, 2 / 255] + [0] * 6 + [2 / 255] * 2)
+    precise.to_csv(tmp_path / "table.csv", index=False, float_format="%.6g")
+    read = pd.read_csv(tmp_path / "table.csv")
+    both = pd.concat([read[read["recipe"] == "standard"], precise[precise["recipe"] == "other"]])
+    assert metrics.accuracy_matrix(both).equals(metrics.accuracy_matrix(precise))
+
+
 def test_corruption_errors_need_the_same_severities() -> None:
     """1 - 0.7 against 1 - 0.7 and 1 - 0.5: a ratio of sums would call the same model better."""
     half = FULL[(FULL["recipe"] == "standard") | (FULL["severity"] != 2)]

@@ -131,6 +131,13 @@ def test_attacks_keep_what_they_did_to_each_image(tiny, trained, store) -> None:
             result.details(model, name)
 
 
+def test_details_of_attacks_that_differ_need_labels(tiny, trained, store) -> None:
+    cells = [Attack("pgd", 0.02, steps=1), Attack("pgd", 0.02, steps=2)]
+    result = evaluate(trained[:1], tiny.test, cells, store=store, progress=False)
+    with pytest.raises(ValueError, match=r"different options, steps=1; steps=2.*label="):
+        result.details("standard-0", "pgd")
+
+
 def test_other_settings_of_an_attack_are_evaluated_anew(tiny, trained, store) -> None:
     model, options = trained[:1], {"store": store, "progress": False}
     evaluate(model, tiny.test, [Attack("pgd", 0.02, steps=1)], **options)

@@ -54,8 +54,8 @@ def check_comparable(table: pd.DataFrame) -> None:
     told_apart = [column for column in ("eps", "norm", "options") if column in table]
     for name, rows in table.groupby("perturbation", sort=False):
         kinds = {
-            ", ".join(f"{column} {value}" for column, value in zip(told_apart, row, strict=True))
-            for row in rows[told_apart].astype(str).itertuples(index=False)
+            ", ".join(f"{c} {_in_words(v)}" for c, v in zip(told_apart, row, strict=True) if v == v)
+            for row in rows[told_apart].replace("", np.nan).itertuples(index=False)
         }
         if len(kinds) > 1:
             raise ValueError(
@@ -101,6 +101,11 @@ def check_comparable(table: pd.DataFrame) -> None:
                 )
 
 
+def _in_words(value: object) -> str:
+    """With the six digits that tables in files keep."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What models got right.
@@ -133,7 +138,8 @@ class Evaluation:
         `robustlib.attacks.AttackResult`, clean_correct, robust_correct, norm and steps.
 
         Raises:
-            ValueError: the model was not evaluated under that attack.
+            ValueError: the model was not evaluated under that attack, or under several of the name
+            with different options.
         """
         rows = (self.table["model"] == model) & (self.table["perturbation"] == attack)
         found = [
@@ -146,6 +152,12 @@ class Evaluation:
             raise ValueError(
                 f"model {model!r} was not evaluated under an attack {attack!r}; models: "
                 f"{', '.join(self.table['model'].unique())}; attacks: {', '.join(known) or 'none'}."
+            )
+        if self.table[rows]["options"].nunique() > 1:
+            raise ValueError(
+                f"{attack!r} stands for attacks with different options, "
+                f"{'; '.join(sorted(set(self.table[rows]['options'])))}; give each a label of its "
+                "own: Attack(..., label=...)."
             )
         columns = ["eps", "image", *DETAILS]
         return pd.concat(found, ignore_index=True)[columns]
