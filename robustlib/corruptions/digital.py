@@ -123,6 +123,9 @@ def _boxes(size: int, count: int, like_pillow: bool, device: torch.device) -> tu
     return _as_taps(means, device), torch.tensor(shown, device=device)
 
 
+_LARGE = 128 * 128  # pixels
+
+
 @register(
     family="digital",
     source=IMAGENET_C,
@@ -134,8 +137,8 @@ def _boxes(size: int, count: int, like_pillow: bool, device: torch.device) -> tu
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """Store as baseline JPEG of `quality`, 4:2:0, and read back, in 8-bit levels.
 
-    By libjpeg, as in Pillow, so on the CPU wherever the images lie. In as many threads as torch
-    has.
+    By libjpeg, as in Pillow, so on the CPU wherever the images lie. Large images go through it in
+    as many threads as torch has; for small ones, Python's lock takes back what threads bring.
     """
     from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg  # takes seconds
 
@@ -147,7 +150,8 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     interleaved = torch.empty(n, h, w, 3, dtype=torch.uint8, device="cpu")
     for channel in range(3):  # which is faster than all three at once
         interleaved[..., channel].copy_(levels[:, channel])
-    parts = interleaved.tensor_split(min(n, torch.get_num_threads()))
+    threads = torch.get_num_threads() if h * w >= _LARGE else 1
+    parts = interleaved.tensor_split(min(n, threads))
     with ThreadPoolExecutor(len(parts)) as pool:
         run = pool.map if len(parts) > 1 else map  # a new thread costs more than it brings
         for part, stored in zip(parts, run(through_jpeg, parts), strict=True):
