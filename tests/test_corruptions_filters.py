@@ -102,7 +102,7 @@ def test_jpeg_is_that_of_pillow(size: tuple[int, int]) -> None:
 
 
 def test_jpeg_is_the_same_in_any_batch_and_number_of_threads() -> None:
-    images = noise(7, 48, 56)
+    images = noise(7, 130, 140)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
