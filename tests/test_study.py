@@ -170,7 +170,7 @@ def test_only_chosen_notebooks_run(study: Study, capsys: pytest.CaptureFixture[s
         (["-p", "run", "x"], "--run NAME"),
         (["--only", "00_b"], "Did you mean '00_a'"),
         (["-p", "options", "pgd.stepps=3"], "'pgd' 'stepps'. Did you mean 'steps'"),
-        (["-p", "options", "pgd.steps=many"], "'pgd.steps' must be a whole number"),
+        (["-p", "options", "pgd.steps=many"], "pgd.steps must be a whole number"),
         (["--run", "../x"], "letters, digits"),
         (["--params", "no-such-folder"], "no folder of parameters"),
         (["--no-execute", "--only", "00_a"], "goes with --run only"),
@@ -288,6 +288,8 @@ def python(code: str, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Jobs in the background inherit that Ctrl-C is ignored, and the study leaves it so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -344,7 +346,10 @@ sys.exit(study.main([]))
         time.sleep(0.1)
     kernel = int(mark.read_text())
     process.send_signal(getattr(signal, request_to_stop))
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in err
     assert "the same command goes on" in err
