@@ -175,7 +175,7 @@ class Classifier:
         Raises:
             UnidentifiedError: the network holds an object whose state can't be read.
         """
-        return fingerprint(self.model)
+        return fingerprint(self.model, registries=True)
 
 
 def wrap(

@@ -52,7 +52,10 @@ class Perturbation(Protocol):
     def needs_model(self) -> bool: ...  # noqa: D102
 
     def key(self) -> dict[str, Any]:
-        """What determines the result besides model, images, labels, ids and seed, for JSON."""
+        """What determines the result besides model, images, labels, ids and seed, for JSON.
+
+        One without this method counts by its own code and attributes.
+        """
         ...
 
     def apply(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib import corruptions
 from robustlib.analysis import corruption_errors, mce
 from robustlib.core.inference import ProbabilityWarning, TrainModeWarning, device_of, evaluating
 from robustlib.core.store import Store
+from robustlib.corruptions import registry
 from robustlib.data import Dataset
 from robustlib.evaluation import accuracy_against_radius, evaluate, predict, sanity_table
 from robustlib.models import Classifier, wrap
@@ -351,3 +354,27 @@ def test_numbers_of_other_types(tiny: Dataset, store: Store) -> None:
     )
     assert other.computed == 0
     pd.testing.assert_frame_equal(other.table, plain.table)
+
+
+def test_what_is_looked_up_by_name_counts_in_code_of_ones_own(
+    tiny: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Foggy(Doubled):
+        def apply(self, images: Tensor, *_: Any) -> Tensor:
+            return corruptions.corrupt(images, "fog", 3)
+
+    class Within(Means):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(corruptions.corrupt(images, "fog", 3))
+
+    def computed() -> list[int]:
+        return [
+            evaluate([model], tiny.test, cells, store=store, progress=False).computed
+            for model, cells in ((own(), [Foggy()]), (wrap(Within().eval(), name="fog"), []))
+        ]
+
+    assert computed() == [2, 1]
+    assert computed() == [0, 0]
+    edited = replace(corruptions.info("fog"), function=lambda images, *_, **__: images / 2)
+    monkeypatch.setitem(registry.REGISTRY, "fog", edited)
+    assert computed() == [1, 1]

@@ -378,7 +378,11 @@ def _key(
     perturbation: Perturbation, split: Split | StreamedSplit, data: str, seed: int
 ) -> dict[str, Any]:
     """What determines the evaluation of a model, apart from the model."""
-    own: Any = perturbation.key() if hasattr(perturbation, "key") else fingerprint(perturbation)
+    own: Any
+    if hasattr(perturbation, "key"):
+        own = perturbation.key()
+    else:  # a user's own, which may look up any corruption or attack
+        own = fingerprint(perturbation, registries=True)
     steps = _attacked if isinstance(perturbation, Attack) else _shown
     reading = (getattr(type(split), name, None) for name in ("float_images", "__getitem__"))
     code = fingerprint(steps, *reading)
