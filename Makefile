@@ -83,7 +83,7 @@ lab: $(INSTALLED)
 
 lock: $(INSTALLED)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	    --python-version 3.11 --extra study --extra dev pyproject.toml -o requirements.lock
+	    --python-version 3.11 --extra study --extra cluster --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf reports data/store build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
