@@ -18,6 +18,7 @@ from PIL import Image
 
 from robustlib import corruptions, models
 from robustlib import data as sources
+from robustlib.core import cluster
 from robustlib.core.store import Store, StoreError
 from robustlib.corruptions import registry
 from robustlib.data import DataError, Dataset, StreamedSplit
@@ -40,10 +41,10 @@ from robustlib.training import (
     TrainingDivergedError,
     epochs_of,
     flip_and_shift,
+    loop,
     overview,
     train,
 )
-from robustlib.training import loop as training
 from robustlib.training.loading import Loader
 from tests.conftest import tiny_split
 
@@ -403,8 +404,8 @@ def test_a_streamed_split_has_the_same_images(both: list[Dataset], folder: Path)
 def test_streamed_images_give_the_same_model(both: list[Dataset], tmp_path: Path) -> None:
     recipes = [MTLAT(corruptions=("gaussian_noise",))]
     memory, streamed, alone = (
-        run(recipes, dataset, Store(tmp_path / name), workers=workers)[0]
-        for dataset, name, workers in (
+        run(recipes, dataset, Store(tmp_path / name), decoders=decoders)[0]
+        for dataset, name, decoders in (
             (both[0], "memory", None),
             (both[1], "streamed", 2),
             (both[1], "alone", 0),
@@ -424,7 +425,7 @@ def test_an_unreadable_file_is_named_when_it_is_met(both: list[Dataset], folder:
     streamed = both[1].train
     assert isinstance(streamed, StreamedSplit)
     (folder / "train" / streamed.files[5]).write_bytes(b"no image")
-    loader = Loader(streamed, torch.device("cpu"), workers=0)
+    loader = Loader(streamed, torch.device("cpu"), decoders=0)
     with pytest.raises(DataError, match="replace it or remove it"):
         list(loader.batches([torch.arange(4), torch.arange(4, 8)]))
     with pytest.raises(ValueError, match="held in memory"):
@@ -439,7 +440,7 @@ def test_size_decides_whether_a_folder_is_streamed(folder: Path, monkeypatch) ->
 
 def test_compilation_is_part_of_the_key(tiny: Dataset, store: Store, monkeypatch) -> None:
     passed_through = []
-    monkeypatch.setattr(training, "compiled", lambda m: passed_through.append(m) or m)
+    monkeypatch.setattr(loop, "compiled", lambda m: passed_through.append(m) or m)
     budget = Budget(epochs=1, batch_size=48, compile=True)
     (compiled,) = run([Standard()], tiny, store, budget=budget)
     assert len(passed_through) == 1
@@ -453,7 +454,7 @@ def test_compilation_is_part_of_the_key(tiny: Dataset, store: Store, monkeypatch
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 def test_a_compiled_network_can_be_attacked_and_trained_by_one_graph() -> None:
     gradients = []
-    for wrap in (lambda model: model, training.compiled):
+    for wrap in (lambda model: model, loop.compiled):
         torch.manual_seed(0)
         layers = [torch.nn.Linear(48, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)]
         model = torch.nn.Sequential(torch.nn.Flatten(), *layers)
@@ -543,7 +544,7 @@ def test_precision_and_augmentation_are_part_of_the_key(
     digests = {run([Standard()], tiny, store, budget=budget)[0].digest for budget in budgets}
     assert len(digests) == len(AUGMENTATIONS) == 4
     (before,) = run([Standard()], tiny, store)
-    monkeypatch.setattr(training, "trains_in_bfloat16", lambda device: "another answer")
+    monkeypatch.setattr(cluster, "trains_in_bfloat16", lambda device: "another answer")
     assert not run([Standard()], tiny, store)[0].from_store
     monkeypatch.undo()
     assert run([Standard()], tiny, store)[0].digest == before.digest

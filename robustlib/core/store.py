@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ from typing import Any
 from torch import Tensor
 
 from robustlib.core import paths, tensorfile
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class StoreError(ValueError):
@@ -114,16 +121,42 @@ class Store:
         try:
             tensorfile.write(path, stored, texts)
         except OSError as error:
-            raise StoreError(
-                f"can't write {path} ({error.strerror}). Free space, or name another folder with "
-                "the variable ROBUSTLIB_STORE, and start again: what is stored is unharmed, and "
-                "training goes on from its last checkpoint."
-            ) from error
+            raise _unwritable(path, error) from error
         return Artifact(digest, stored, record, from_store=False)
+
+    @contextmanager
+    def claimed(self, kind: str, key: Mapping[str, Any]) -> Iterator[None]:
+        """While inside, no other process makes the artifact of that key; waits for one that does.
+
+        So two that want the same make it once: look with `find` again inside. The lock is the file
+        system's: it ends with its process. Where there are none, as on Windows, nobody waits.
+        """
+        path = self.root / "claims" / f"{kind}-{digest_of(key)}"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            with suppress(OSError):  # a file system without locks
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
     def remove(self, kind: str, key: Mapping[str, Any]) -> None:
         """Delete the artifact with that key, if there is one."""
         self.path(kind, digest_of(key)).unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"can't write {path} ({error.strerror}). Free space, or name another folder with "
+        "the variable ROBUSTLIB_STORE, and start again: what is stored is unharmed, and "
+        "training goes on from its last checkpoint."
+    )
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

@@ -1,16 +1,10 @@
 """Training: one loop for all recipes, resumable, its models found again in the store."""
 
 from robustlib.training.augmentation import AUGMENTATIONS, flip_and_shift
+from robustlib.training.jobs import train
 from robustlib.training.loading import Loader
-from robustlib.training.loop import (
-    Budget,
-    TrainedModel,
-    TrainingDivergedError,
-    channels_last,
-    epochs_of,
-    overview,
-    train,
-)
+from robustlib.training.loop import Budget, TrainingDivergedError, channels_last
+from robustlib.training.trained import TrainedModel, epochs_of, overview
 
 __all__ = [
     "AUGMENTATIONS",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from robustlib.core.jobs import cores
 from robustlib.data import Split, StreamedSplit
 
 _SHARE_OF_FREE_MEMORY = 0.5  # of a GPU; the rest is for the network
@@ -24,23 +24,23 @@ class Loader:
     Args:
         split: the images.
         device: where batches are wanted.
-        workers: processes that decode files; None for one a core, up to 16; 0 for none.
+        decoders: processes that decode files; None for one a core, up to 16; 0 for none.
     """
 
     def __init__(
-        self, split: Split | StreamedSplit, device: torch.device, workers: int | None = None
+        self, split: Split | StreamedSplit, device: torch.device, decoders: int | None = None
     ) -> None:
         self.device = device
         self._split = split
         self._order = _Order()
         self._files: DataLoader | None = None
         if isinstance(split, StreamedSplit):
-            workers = min(16, os.cpu_count() or 1) if workers is None else workers
+            decoders = min(16, cores()) if decoders is None else decoders
             self._files = DataLoader(
                 split,  # type: ignore[arg-type]  # it has __getitem__ and __len__
                 batch_sampler=self._order,
-                num_workers=workers,
-                persistent_workers=workers > 0,
+                num_workers=decoders,
+                persistent_workers=decoders > 0,
                 pin_memory=device.type == "cuda",
             )
         elif device.type == "cuda":

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from robustlib import corruptions, models
-from robustlib.core import tensorfile
 from robustlib.core.checks import (
     check_name,
-    check_nonempty,
     check_number,
-    check_seed,
     check_whole,
     settle,
 )
-from robustlib.core.devices import pick_device, training_autocast, trains_in_bfloat16
-from robustlib.core.identity import fingerprint
+from robustlib.core.devices import training_autocast
+from robustlib.core.jobs import Tell
 from robustlib.core.randomness import derive_seed
 from robustlib.core.store import Artifact, Store, digest_of
-from robustlib.data import Dataset, StreamedSplit
-from robustlib.models import Classifier
 from robustlib.recipes import Batch, Recipe
 from robustlib.training.augmentation import AUGMENTATIONS
 from robustlib.training.loading import Loader
@@ -110,284 +99,7 @@ class Budget:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@dataclass(frozen=True)
-class TrainedModel(Classifier):
-    """A trained classifier and where it came from.
-
-    Attributes:
-        recipe: name of its recipe.
-        seed: training seed.
-        architecture: name of its architecture.
-        model: in eval mode, on the device asked for.
-        digest: under what it is stored, and its evaluations with it.
-        weights: a hash of its weights and buffers.
-        history: one row an epoch: epoch, steps, loss (mean over its batches), accuracy (of the
-            training images as the loss saw them, against their clean labels), learning_rate (of
-            its last step), images_per_second, seconds.
-        from_store: whether it was trained earlier.
-        seconds: what training took when it was trained, interruptions left out.
-    """
-
-    digest: str
-    weights: str = field(repr=False)
-    history: list[dict[str, float]] = field(repr=False)
-    from_store: bool
-    seconds: float
-
-    def identity(self) -> str:
-        """`digest`.
-
-        Raises:
-            ValueError: the model's weights are no longer those that training gave.
-        """
-        if tensorfile.digest(self.model.state_dict()) != self.weights:
-            raise ValueError(
-                f"the weights of {self.name} have changed since it was trained, so its stored "
-                "results don't hold; hand it over as a model of your own: "
-                "robustlib.models.wrap(trained.model, name=...)."
-            )
-        return self.digest
-
-
-def train(
-    recipes: Sequence[Recipe],
-    dataset: Dataset,
-    *,
-    architecture: str,
-    budget: Budget,
-    seeds: Sequence[int],
-    store: Store,
-    device: str = "auto",
-    progress: bool = True,
-    keep_epochs: bool = False,
-    checkpoint_seconds: float = 60.0,
-    workers: int | None = None,
-) -> list[TrainedModel]:
-    """Train every recipe with every seed, or fetch from the store what is there already.
-
-    A model is a pure function of recipe, data, architecture, budget, seed and the code of the
-    layers below; these make its key. Training that was interrupted, by whatever, goes on from its
-    last checkpoint in the store, and ends with the same weights (to the bit on a CPU).
-
-    Args:
-        recipes: with unique names.
-        dataset: only its training split matters.
-        architecture: one of `robustlib.models.ARCHITECTURES`.
-        budget: length and optimiser settings.
-        seeds: training seeds; they set initial weights, order and all draws.
-        store: where models and checkpoints are kept.
-        device: "auto", "cpu" or "cuda".
-        progress: show a progress bar on standard output.
-        keep_epochs: keep the weights after each epoch in the store, too, for `epochs_of`.
-        checkpoint_seconds: how often a checkpoint is written; it is deleted at the end.
-        workers: processes that decode the files of a `StreamedSplit` (see `Loader`).
-
-    Raises:
-        ValueError: no recipes, repeated recipe names, or fewer training images than a batch.
-        TrainingDivergedError: a non-finite loss. Models trained before it are in the store.
-        StoreError: the store can't be written to, say on a full disk. What is stored is unharmed.
-    """
-    _check_recipes(recipes)
-    checkpoint_seconds = check_number(checkpoint_seconds, "checkpoint_seconds", low=0)
-    if workers is not None:
-        workers = check_whole(workers, "workers", low=0)
-    seeds = [check_seed(seed) for seed in seeds]
-    check_nonempty(seeds, "seeds")
-    per_epoch = len(dataset.train) // budget.batch_size
-    if not per_epoch:
-        raise ValueError(
-            f"{len(dataset.train)} training images don't fill one batch of {budget.batch_size}; "
-            "lower batch_size or raise n_train."
-        )
-    place = pick_device(device)
-    data = _data_key(dataset)
-    steps = per_epoch * budget.epochs
-    left = steps * len(recipes) * len(seeds)
-    loader: Loader | None = None
-    trained = []
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(place.type, enabled=False),  # each step turns it on where it pays
-        tqdm(
-            total=left,
-            unit="step",
-            mininterval=1.0,
-            file=sys.stdout,
-            disable=not progress,
-        ) as bar,
-    ):
-        for recipe, seed in itertools.product(recipes, seeds):
-            bar.set_description(f"{recipe.name}, seed {seed}", refresh=False)
-            model = models.build(
-                architecture,
-                classes=len(dataset.classes),
-                image_size=dataset.image_size,
-                seed=derive_seed("weights", seed),
-            )
-            key = _model_key(recipe, data, architecture, budget, seed, place)
-            artifact = store.find("models", key)
-            if keep_epochs and not _epochs_kept(store, key, budget.epochs):
-                artifact = None
-            if artifact is None:
-                loader = loader or Loader(dataset.train, place, workers)
-                run = _Run(model, recipe, len(dataset.classes), per_epoch, budget, seed, place)
-                checkpoint = store.find("checkpoints", key)
-                if checkpoint and keep_epochs:
-                    kept = _epochs_kept(store, key, checkpoint.record["epoch"])
-                    checkpoint = checkpoint if kept else None
-                if checkpoint:
-                    run.resume(checkpoint)
-                    left -= run.steps_taken
-                    bar.total = left
-                _fit(run, loader, bar, store, key, keep_epochs, checkpoint_seconds)
-                seconds = sum(row["seconds"] for row in run.history)
-                record = {"history": run.history, "seconds": seconds}
-                artifact = store.put("models", key, run.result(), record)
-            else:
-                left -= steps
-                bar.total = left
-            store.remove("checkpoints", key)
-            model.load_state_dict(artifact.tensors)
-            trained.append(
-                TrainedModel(
-                    recipe=recipe.name,
-                    seed=seed,
-                    architecture=architecture,
-                    digest=artifact.digest,
-                    weights=tensorfile.digest(artifact.tensors),
-                    model=channels_last(model, place).eval(),
-                    history=artifact.record["history"],
-                    from_store=artifact.from_store,
-                    seconds=artifact.record["seconds"],
-                )
-            )
-    return trained
-
-
-def epochs_of(trained: TrainedModel, store: Store) -> list[TrainedModel]:
-    """The model as it was after each epoch, trained with `keep_epochs=True`.
-
-    Each has its own digest, and the recipe's name with the epoch, such as "fgsm, epoch 3", so
-    that all can be evaluated together.
-
-    Raises:
-        ValueError: the epochs were not kept.
-    """
-    result = []
-    for epoch in range(1, len(trained.history) + 1):
-        artifact = store.find("epochs", _epoch_key(trained.digest, epoch))
-        if artifact is None:
-            raise ValueError(
-                f"the weights of {trained.recipe!r}, seed {trained.seed}, after epoch {epoch} are "
-                "not in the store; train with keep_epochs=True."
-            )
-        model = copy.deepcopy(trained.model)
-        model.load_state_dict(artifact.tensors)
-        history = trained.history[:epoch]
-        result.append(
-            replace(
-                trained,
-                recipe=f"{trained.recipe}, epoch {epoch}",
-                digest=artifact.digest,
-                weights=tensorfile.digest(artifact.tensors),
-                model=model,
-                history=history,
-                seconds=sum(row["seconds"] for row in history),
-            )
-        )
-    return result
-
-
-def overview(trained: Sequence[TrainedModel]) -> pd.DataFrame:
-    """One row a model: recipe, seed, architecture, parameters, epochs, steps, last epoch, speed.
-
-    `source` is "trained" for models that this call trained and "store" for those it found.
-    """
-    return pd.DataFrame(
-        [
-            {
-                "recipe": item.recipe,
-                "seed": item.seed,
-                "architecture": item.architecture,
-                "parameters": models.parameter_count(item.model),
-                "epochs": len(item.history),
-                "steps": int(sum(row["steps"] for row in item.history)),
-                "final loss": item.history[-1]["loss"],
-                "final accuracy": item.history[-1]["accuracy"],
-                "images per second": item.history[-1]["images_per_second"],
-                "training seconds": item.seconds,
-                "source": "store" if item.from_store else "trained",
-            }
-            for item in trained
-        ]
-    )
-
-
-def _check_recipes(recipes: Sequence[Recipe]) -> None:
-    for recipe in recipes:
-        if not callable(getattr(recipe, "loss", None)):
-            raise ValueError(
-                f"{recipe!r} is no recipe; make one with robustlib.recipes.build(name) or "
-                "one of the classes in robustlib.recipes."
-            )
-    names = [recipe.name for recipe in recipes]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"recipe names must be unique, and at least one, got {names}.")
-
-
-def _data_key(dataset: Dataset) -> list[Any]:
-    key: list[Any] = [list(dataset.classes), dataset.train.digest()]
-    if isinstance(dataset.train, StreamedSplit):  # the digest is that of the files
-        key.append(fingerprint(StreamedSplit.__getitem__))
-    return key
-
-
-def _model_key(
-    recipe: Recipe,
-    data: list[Any],
-    architecture: str,
-    budget: Budget,
-    seed: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    named = getattr(recipe, "corruptions", None)
-    used = [corruptions.info(name) for name in named or ()]
-    # A recipe that doesn't say which corruptions it draws from depends on all.
-    settings: Any = recipe
-    if hasattr(recipe, "__dict__"):
-        settings = {
-            key: value  # what starts with "_" is a recipe's note to itself
-            for key, value in vars(recipe).items()
-            if key != "name" and not key.startswith("_")
-        }
-    code = fingerprint(type(recipe), settings, *used, registries=named is None)
-    return {
-        "recipe": code,
-        "data": data,
-        "architecture": architecture,
-        "budget": asdict(budget),
-        "seed": seed,
-        "device": device.type,
-        "bfloat16": trains_in_bfloat16(device),
-        "code": fingerprint(
-            *(_Run, _order, models.build, models.ARCHITECTURES[architecture]),
-            AUGMENTATIONS[budget.augmentation],
-        ),
-    }
-
-
-def _epoch_key(model: str, epoch: int) -> dict[str, Any]:
-    return {"model": model, "epoch": epoch}
-
-
-def _epochs_kept(store: Store, key: dict[str, Any], epochs: int) -> bool:
-    model = digest_of(key)
-    digests = [digest_of(_epoch_key(model, epoch)) for epoch in range(1, epochs + 1)]
-    return all(store.path("epochs", digest).is_file() for digest in digests)
-
-
-class _Run:
+class Run:
     """One model in training: everything that a checkpoint keeps, and the step.
 
     What happens at a step depends on this state and on (seed, epoch, step) only.
@@ -426,6 +138,7 @@ class _Run:
 
     @property
     def steps_taken(self) -> int:
+        """Since the beginning of training."""
         return self.epoch * self.per_epoch + self.step
 
     def take_step(self, images: Tensor, labels: Tensor, ids: Tensor) -> None:
@@ -477,6 +190,7 @@ class _Run:
         }
 
     def end_epoch(self) -> None:
+        """Enter the epoch into the history, and begin the next."""
         self.history.append(
             {
                 "epoch": float(self.epoch + 1),
@@ -493,6 +207,7 @@ class _Run:
         return self.weights if self.average is None else self.average
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `resume` takes: tensors, and a JSON-compatible record."""
         tensors = {"losses": self.losses, "right": self.right}
         tensors |= {f"weights/{name}": value for name, value in self.weights.items()}
         tensors |= {f"average/{name}": value for name, value in (self.average or {}).items()}
@@ -520,30 +235,33 @@ class _Run:
             setattr(self, name, value)
 
 
-def _fit(
-    run: _Run,
+def fit(
+    run: Run,
     loader: Loader,
-    bar: tqdm,
+    tell: Tell,
     store: Store,
     key: dict[str, Any],
     keep_epochs: bool,
     checkpoint_seconds: float,
 ) -> None:
-    """Take the steps that are left."""
-    shown = saved = time.perf_counter()
+    """Take the steps that are left, telling of the images done.
+
+    key: that of the model in the store, under which checkpoints lie, too.
+    """
+    batch = run.budget.batch_size
+    looked = saved = time.perf_counter()
     while run.epoch < run.budget.epochs:
-        order = _order(len(loader), run.seed, run.epoch)
-        batches = order.split(run.budget.batch_size)[run.step : run.per_epoch]
+        indices = order(len(loader), run.seed, run.epoch)
+        batches = indices.split(batch)[run.step : run.per_epoch]
         started = time.perf_counter() - run.seconds
         for images, labels, ids in loader.batches(batches):
             run.take_step(images, labels, ids)
             now = time.perf_counter()
             run.seconds = now - started
-            bar.update()
-            if now - shown >= _PULSE:
+            tell(run.steps_taken * batch)
+            if now - looked >= _PULSE:
                 run.check_finite()
-                bar.set_postfix(_postfix(run.so_far()), refresh=False)
-                shown = now
+                looked = now
             if now - saved >= checkpoint_seconds:
                 run.check_finite()
                 store.put("checkpoints", key, *run.checkpoint())
@@ -551,23 +269,20 @@ def _fit(
         run.check_finite()
         run.seconds = time.perf_counter() - started
         run.end_epoch()
-        bar.set_postfix(_postfix(run.history[-1]), refresh=False)
         if keep_epochs:
-            epoch_key = _epoch_key(digest_of(key), run.epoch)
-            store.put("epochs", epoch_key, run.result(), {"history": run.history})
+            at_epoch = epoch_key(digest_of(key), run.epoch)
+            store.put("epochs", at_epoch, run.result(), {"history": run.history})
 
 
-def _order(images: int, seed: int, epoch: int) -> Tensor:
+def epoch_key(model: str, epoch: int) -> dict[str, Any]:
+    """The key of a model's weights after an epoch; model: the digest of its own key."""
+    return {"model": model, "epoch": epoch}
+
+
+def order(images: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch: int64 (images,), a permutation."""
     generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
     return torch.randperm(images, generator=generator)
-
-
-def _postfix(row: dict[str, float]) -> dict[str, str]:
-    return {
-        "loss": f"{row['loss']:.3f}",
-        "accuracy": f"{row['accuracy']:.3f}",
-        "images/s": f"{row['images_per_second']:.0f}",
-    }
 
 
 def channels_last(model: nn.Module, device: torch.device) -> nn.Module:
