@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from robustlib import attacks
 from robustlib.core.checks import check_nonempty, check_number, check_seed, check_whole
 from robustlib.core.identity import fingerprint
-from robustlib.core.inference import device_of, evaluating, look_over, right
+from robustlib.core.inference import device_of, evaluating, look_over
+from robustlib.core.jobs import Workers
 from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
+from robustlib.evaluation import jobs
+from robustlib.evaluation.jobs import Cell, compute, place_of
 from robustlib.exchange import Stored
 from robustlib.models import Classifier
 from robustlib.perturbations import Attack, Clean, Perturbation
@@ -195,6 +194,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 500,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Accuracy of every model under every perturbation (clean images are always included).
 
@@ -210,6 +210,8 @@ def evaluate(
         seed: source of the perturbations' randomness.
         batch_size: images at a time; it doesn't change the perturbations.
         progress: show a progress bar on standard output.
+        workers: where trained models of this store are evaluated; default, and for other models:
+            here.
 
     Raises:
         ValueError: no models, something else than models, two models of one name, an empty split,
@@ -224,57 +226,46 @@ def evaluate(
     if not len(split):
         raise ValueError("nothing to evaluate: the split holds no image.")
     seed, batch_size = check_seed(seed), check_whole(batch_size, "batch_size", low=1)
-    cells: list[Perturbation] = list(dict.fromkeys([Clean(), *perturbations]))
-    cells = [cell.for_split(split) if isinstance(cell, Stored) else cell for cell in cells]
-    identities = [classifier.identity() for classifier in models]
+    workers = workers or Workers(1)
+    perturbations = list(dict.fromkeys([Clean(), *perturbations]))
+    perturbations = [p.for_split(split) if isinstance(p, Stored) else p for p in perturbations]
+    by_model = [
+        {"model": model.identity(), "device": place_of(model, store, workers)} for model in models
+    ]
     data = split.digest()
+    cells: list[Cell] = []
+    for perturbation in perturbations:
+        shared_key = _key(perturbation, split, data, seed)
+        cells += [(perturbation, i, own | shared_key) for i, own in enumerate(by_model)]
+    found = [store.find("evaluations", key) for _, _, key in cells]
+    missing = [cell for cell, artifact in zip(cells, found, strict=True) if artifact is None]
+    for index in sorted({index for _, index, _ in missing}):
+        model = models[index].model
+        with evaluating(model):
+            few = split.float_images(slice(0, 8)).to(device_of(model))
+            look_over(model, few, split.labels)
+    compute(
+        missing,
+        models,
+        split,
+        seed=seed,
+        batch_size=batch_size,
+        store=store,
+        workers=workers,
+        progress=progress,
+    )
     rows: list[dict[str, Any]] = []
     correct: list[np.ndarray] = []
     attacked: dict[int, pd.DataFrame] = {}
-    computed = 0
-    unseen = set(range(len(models)))
-    with ExitStack() as stack:
-        for classifier in models:
-            stack.enter_context(evaluating(classifier.model))
-        bar = stack.enter_context(
-            tqdm(
-                total=len(cells) * len(models),
-                unit="cell",
-                mininterval=1.0,
-                file=sys.stdout,
-                disable=not progress,
-            )
-        )
-        for perturbation in cells:
-            bar.set_description(perturbation.label, refresh=False)
-            shared_key = _key(perturbation, split, data, seed)
-            keys = [
-                {"model": identity, "device": device_of(classifier.model).type, **shared_key}
-                for identity, classifier in zip(identities, models, strict=True)
-            ]
-            found = [store.find("evaluations", key) for key in keys]
-            missing = [index for index, artifact in enumerate(found) if artifact is None]
-            for index in unseen.intersection(missing):
-                place = device_of(models[index].model)
-                few = split.float_images(slice(0, 8)).to(place)
-                look_over(models[index].model, few, split.labels)
-            unseen.difference_update(missing)
-            fresh = _outcomes(
-                [models[index].model for index in missing], split, perturbation, seed, batch_size
-            )
-            for index, values in zip(missing, fresh, strict=True):
-                found[index] = store.put("evaluations", keys[index], values, {})
-            computed += len(missing)
-            for classifier, artifact in zip(models, found, strict=True):
-                assert artifact is not None
-                right_ones = artifact.tensors["correct"].numpy()
-                if isinstance(perturbation, Attack):
-                    attacked[len(rows)] = _details(artifact.tensors)
-                rows.append(_row(classifier, perturbation, right_ones))
-                correct.append(right_ones)
-            bar.update(len(models))
+    for (perturbation, index, key), stored in zip(cells, found, strict=True):
+        artifact = stored or store.find("evaluations", key)
+        assert artifact is not None
+        if isinstance(perturbation, Attack):
+            attacked[len(rows)] = _details(artifact.tensors)
+        correct.append(artifact.tensors["correct"].numpy())
+        rows.append(_row(models[index], perturbation, correct[-1]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Evaluation(table, np.stack(correct), computed, attacked)
+    return Evaluation(table, np.stack(correct), len(missing), attacked)
 
 
 def accuracy_against_radius(
@@ -287,6 +278,7 @@ def accuracy_against_radius(
     seed: int = 0,
     batch_size: int = 500,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> pd.DataFrame:
     """Accuracy under attacks at each of several radii.
 
@@ -303,6 +295,7 @@ def accuracy_against_radius(
         seed: as in `evaluate`, like the next.
         batch_size: images at a time.
         progress: show a progress bar on standard output.
+        workers: as in `evaluate`.
 
     Returns a frame with one row for each (model, attack, radius), radius 0 included, which is the
     clean accuracy, and the columns model, recipe, training_seed, attack, norm, eps, accuracy, n.
@@ -323,7 +316,14 @@ def accuracy_against_radius(
         for eps in ((None,) if attacks.info(name).minimal else radii)
     ]
     result = evaluate(
-        models, split, cells, store=store, seed=seed, batch_size=batch_size, progress=progress
+        models,
+        split,
+        cells,
+        store=store,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+        workers=workers,
     )
     rows = []
     for classifier in models:
@@ -383,7 +383,7 @@ def _key(
         own = perturbation.key()
     else:  # a user's own, which may look up any corruption or attack
         own = fingerprint(perturbation, registries=True)
-    steps = _attacked if isinstance(perturbation, Attack) else _shown
+    steps = jobs.attacked if isinstance(perturbation, Attack) else jobs.shown
     reading = (getattr(type(split), name, None) for name in ("float_images", "__getitem__"))
     code = fingerprint(steps, *reading)
     return {"perturbation": own, "data": data, "seed": seed, "code": code}
@@ -407,67 +407,7 @@ def _check_models(models: Sequence[Classifier]) -> None:
         )
 
 
-def _outcomes(
-    models: Sequence[nn.Module],
-    split: Split | StreamedSplit,
-    perturbation: Perturbation,
-    seed: int,
-    batch_size: int,
-) -> list[dict[str, Tensor]]:
-    """For each model what the store keeps, (N,) on the CPU.
-
-    "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
-    "steps", as in `robustlib.attacks.AttackResult`.
-    """
-    results: list[list[dict[str, Tensor]]] = [[] for _ in models]
-    for start in range(0, len(split), batch_size) if models else ():
-        part = slice(start, start + batch_size)
-        images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
-        shared: dict[torch.device, Tensor] = {}
-        for model, result in zip(models, results, strict=True):
-            place = device_of(model)
-            batch = (images.to(place), labels.to(place), ids.to(place))
-            if isinstance(perturbation, Attack):
-                result.append(_attacked(model, perturbation, *batch, seed))
-                continue
-            if perturbation.needs_model:
-                shown = perturbation.apply(*batch, model, seed)
-            else:
-                if place not in shared:
-                    shared[place] = perturbation.apply(*batch, None, seed)
-                shown = shared[place]
-            result.append(_shown(model, shown, batch[1]))
-    return [
-        {name: torch.cat([batch[name] for batch in result]).cpu() for name in result[0]}
-        for result in results
-    ]
-
-
-def _attacked(
-    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, ids: Tensor, seed: int
-) -> dict[str, Tensor]:
-    """The results of an attack on a batch, each (N,)."""
-    result = attack.run(images, labels, ids, model, seed)
-    return {
-        "correct": result.robust_correct,
-        "clean_correct": result.clean_correct,
-        "norm": result.norm,
-        "steps": result.steps,
-    }
-
-
-def _shown(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Which images of a batch the model gets right, (N,)."""
-    return {"correct": right(_logits(model, images), labels)}
-
-
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    # The clone is the model's to write to.
-    with torch.no_grad():
-        return model(images.clone(memory_format=torch.channels_last))
-
-
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Predicted classes, int64 (N,), of float32 images (N, 3, H, W) in [0, 1]; in eval mode."""
     with evaluating(model):
-        return _logits(model, images).argmax(1)
+        return jobs.logits(model, images).argmax(1)

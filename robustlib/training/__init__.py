@@ -4,12 +4,13 @@ from robustlib.training.augmentation import AUGMENTATIONS, flip_and_shift
 from robustlib.training.jobs import train
 from robustlib.training.loading import Loader
 from robustlib.training.loop import Budget, TrainingDivergedError, channels_last
-from robustlib.training.trained import TrainedModel, epochs_of, overview
+from robustlib.training.trained import StoredModel, TrainedModel, epochs_of, overview
 
 __all__ = [
     "AUGMENTATIONS",
     "Budget",
     "Loader",
+    "StoredModel",
     "TrainedModel",
     "TrainingDivergedError",
     "channels_last",

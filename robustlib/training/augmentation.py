@@ -39,9 +39,10 @@ def flip_and_shift(images: Tensor, *, seed: int, flip: bool = True) -> Tensor:
     generator = torch.Generator().manual_seed(derive_seed("flip_and_shift", seed))
     rows = _source_index(count, height, False, generator).to(images.device)
     columns = _source_index(count, width, flip, generator).to(images.device)
-    picture = torch.arange(count, device=images.device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    plane = torch.arange(3 * count, device=images.device).view(count, 3, 1)
+    lines = images.reshape(-1, width).index_select(0, (height * plane + rows[:, None]).flatten())
+    moved = lines.view_as(images).gather(3, columns[:, None, None].expand(images.shape))
+    return moved.contiguous(memory_format=torch.channels_last)
 
 
 def _source_index(count: int, side: int, flip: bool, generator: torch.Generator) -> Tensor:

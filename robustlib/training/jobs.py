@@ -125,7 +125,7 @@ def train(
                 shape,
                 budget,
                 plan.seed,
-                starts[plan.seed].stored_in(store) if plan.seed in starts else None,
+                starts[plan.seed].stored_in(store).path if plan.seed in starts else None,
                 device,
                 plan.key,
                 store.root,

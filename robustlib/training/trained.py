@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from robustlib import models
 from robustlib.core import tensorfile
+from robustlib.core.devices import pick_device
 from robustlib.core.store import Artifact, Store, digest_of
 from robustlib.models import Classifier
 from robustlib.training.loop import channels_last, epoch_key
@@ -59,19 +61,55 @@ class TrainedModel(Classifier):
             )
         return self.digest
 
-    def stored_in(self, store: Store) -> Path:
-        """The file of its weights.
+    def is_in(self, store: Store) -> bool:
+        """Whether its weights are in that store."""
+        return self._file(store) is not None
+
+    def stored_in(self, store: Store) -> StoredModel:
+        """Where it is to be found in a store.
 
         Raises:
             ValueError: it isn't in that store.
         """
-        for kind in ("models", "epochs"):
-            path = store.path(kind, self.digest)
-            if path.is_file():
-                return path
-        raise ValueError(
-            f"{self.name} is not in the store {store.root}; use the store that it was trained with."
-        )
+        path = self._file(store)
+        if path is None:
+            raise ValueError(
+                f"{self.name} is not in the store {store.root}; use the one that it was trained "
+                "with."
+            )
+        return StoredModel(path, self.architecture, self.classes, self.image_size)
+
+    def _file(self, store: Store) -> Path | None:
+        paths = (store.path(kind, self.digest) for kind in ("models", "epochs"))
+        return next((path for path in paths if path.is_file()), None)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A trained model by the file of its weights, to be opened by another process.
+
+    Attributes:
+        path: of the weights.
+        architecture, classes, image_size: as in `TrainedModel`.
+    """
+
+    path: Path
+    architecture: str
+    classes: int
+    image_size: int
+
+    def open(self, device: str) -> nn.Module:
+        """The model in eval mode on that device, "cpu" or "cuda"; kept for the next time."""
+        return _open(self, device)
+
+
+@lru_cache(maxsize=16)
+def _open(stored: StoredModel, device: str) -> nn.Module:
+    model = models.build(
+        stored.architecture, classes=stored.classes, image_size=stored.image_size, seed=0
+    )
+    model.load_state_dict(tensorfile.read(stored.path)[0])
+    return channels_last(model, pick_device(device)).eval()
 
 
 def rebuilt(

@@ -1,0 +1,231 @@
+"""Evaluation as jobs: which images each model gets right under each perturbation, into the store.
+
+A job is one attack on one model, or one perturbation (of images in files, several) for a few models,
+so that a corrupted image is made once and shown to all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustlib.core.inference import device_of, evaluating, right
+from robustlib.core.jobs import Tell, Workers, threads_for
+from robustlib.core.store import Store
+from robustlib.data import Split, StreamedSplit
+from robustlib.data.shared import AnySplit, opened, share
+from robustlib.models import Classifier
+from robustlib.perturbations import Attack, Perturbation
+from robustlib.training import StoredModel, TrainedModel
+
+_MODELS = 16  # at most, in a job
+_PERTURBATIONS = 8  # at most, in a job on images that are decoded each time
+
+Keys = tuple[dict[str, Any], ...]
+"""Of results in the store, one for each model."""
+Cell = tuple[Perturbation, int, dict[str, Any]]
+"""A perturbation, the position of a model, and the key of its result in the store."""
+
+
+@dataclass(frozen=True)
+class _EvaluationJob:
+    """All that it takes to evaluate some models somewhere else."""
+
+    split: AnySplit
+    perturbations: tuple[Perturbation, ...]
+    models: tuple[nn.Module | StoredModel, ...]
+    device: str
+    keys: tuple[Keys, ...]  # by perturbation
+    seed: int
+    batch_size: int
+    store: Path
+
+
+def place_of(model: Classifier, store: Store, workers: Workers) -> str:
+    """Type of the device that `model` is evaluated on."""
+    if workers.scheduler and _movable(model, store):
+        return workers.hardware("auto")[0].type
+    return device_of(model.model).type
+
+
+def compute(
+    cells: Sequence[Cell],
+    models: Sequence[Classifier],
+    split: Split | StreamedSplit,
+    *,
+    seed: int,
+    batch_size: int,
+    store: Store,
+    workers: Workers,
+    progress: bool,
+) -> None:
+    """Compute what belongs under the keys of `cells`, and put it into the store.
+
+    A trained model that is in the store is evaluated by the workers, any other model here.
+    """
+    with tqdm(
+        total=len(cells) * len(split),
+        unit="image",
+        unit_scale=True,
+        mininterval=1.0,
+        file=sys.stdout,
+        disable=not progress,
+    ) as bar:
+        for part, movable, threads in _groups(cells, models, store):
+            able = workers if movable else Workers(1)
+            away = able.elsewhere(len(part), threads)
+            shown = share(split, store) if away else split
+            chosen = {i: models[i] for i in sorted({index for _, index, _ in part})}
+            used = {i: m.stored_in(store) if away else m.model for i, m in chosen.items()}  # type: ignore[attr-defined]
+            jobs = [
+                _EvaluationJob(
+                    shown,
+                    perturbations,
+                    tuple(used[index] for index in indices),
+                    keys[0][0]["device"],
+                    keys,
+                    seed,
+                    batch_size,
+                    store.root,
+                )
+                for perturbations, indices, keys in _jobs(part, isinstance(split, StreamedSplit))
+            ]
+            before = bar.n
+
+            def watch(
+                done: int, finished: int, jobs: int = len(jobs), before: int = before
+            ) -> None:
+                bar.set_description(f"evaluated {finished} of {jobs} sets", refresh=False)
+                bar.update(before + done - bar.n)
+
+            able.run(_evaluate_one, jobs, store=store, threads=threads, watch=watch)
+
+
+def _movable(model: Classifier, store: Store) -> bool:
+    return isinstance(model, TrainedModel) and model.is_in(store)
+
+
+def _groups(
+    cells: Sequence[Cell], models: Sequence[Classifier], store: Store
+) -> Iterator[tuple[list[Cell], bool, int | None]]:
+    """Cells that can run in the same way, whether anywhere, and on how many threads."""
+    ways: dict[tuple[bool, int | None], set[int]] = {}
+    for index in sorted({index for _, index, _ in cells}):
+        model = models[index]
+        way: tuple[bool, int | None] = (False, None)
+        if isinstance(model, TrainedModel) and model.is_in(store):
+            on_cpu = device_of(model.model).type == "cpu"
+            way = (True, threads_for(model.model, model.image_size) if on_cpu else None)
+        ways.setdefault(way, set()).add(index)
+    for (movable, threads), indices in ways.items():
+        yield [cell for cell in cells if cell[1] in indices], movable, threads
+
+
+def _jobs(
+    cells: Sequence[Cell], streamed: bool
+) -> Iterator[tuple[tuple[Perturbation, ...], tuple[int, ...], tuple[Keys, ...]]]:
+    """The perturbations of each job, the positions of its models, and its keys."""
+    by_perturbation: dict[Perturbation, list[tuple[int, dict[str, Any]]]] = {}
+    for perturbation, index, key in cells:
+        by_perturbation.setdefault(perturbation, []).append((index, key))
+    alike: dict[tuple[tuple[int, ...], bool], list[tuple[Perturbation, Keys]]] = {}
+    for perturbation, members in by_perturbation.items():
+        attack = isinstance(perturbation, Attack)
+        at_once = 1 if attack else _MODELS
+        for start in range(0, len(members), at_once):
+            indices, keys = zip(*members[start : start + at_once], strict=True)
+            alike.setdefault((indices, attack), []).append((perturbation, keys))
+    for (indices, attack), rows in alike.items():
+        at_once = _PERTURBATIONS if streamed and not attack else 1
+        for start in range(0, len(rows), at_once):
+            perturbations, keys_of = zip(*rows[start : start + at_once], strict=True)
+            yield perturbations, indices, keys_of
+
+
+def _evaluate_one(job: _EvaluationJob, tell: Tell) -> None:
+    store = Store(job.store)
+    models = [m.open(job.device) if isinstance(m, StoredModel) else m for m in job.models]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+        results = _outcomes(
+            models, opened(job.split), job.perturbations, job.seed, job.batch_size, tell
+        )
+    for keys, by_model in zip(job.keys, results, strict=True):
+        for key, values in zip(keys, by_model, strict=True):
+            store.put("evaluations", key, values, {})
+
+
+def _outcomes(
+    models: Sequence[nn.Module],
+    split: Split | StreamedSplit,
+    perturbations: Sequence[Perturbation],
+    seed: int,
+    batch_size: int,
+    tell: Tell,
+) -> list[list[dict[str, Tensor]]]:
+    """For each perturbation and model what the store keeps, (N,) on the CPU.
+
+    "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
+    "steps", as in `robustlib.attacks.AttackResult`.
+    """
+    results: list[list[list[dict[str, Tensor]]]] = [[[] for _ in models] for _ in perturbations]
+    done = 0
+    for start in range(0, len(split), batch_size):
+        part = slice(start, start + batch_size)
+        images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
+        places = {device_of(model) for model in models}
+        batches = {p: (images.to(p), labels.to(p), ids.to(p)) for p in places}
+        for perturbation, by_model in zip(perturbations, results, strict=True):
+            shared: dict[torch.device, Tensor] = {}
+            for model, result in zip(models, by_model, strict=True):
+                place = device_of(model)
+                batch = batches[place]
+                if isinstance(perturbation, Attack):
+                    result.append(attacked(model, perturbation, *batch, seed))
+                elif perturbation.needs_model:
+                    pictures = perturbation.apply(*batch, model, seed)
+                    result.append(shown(model, pictures, batch[1]))
+                else:
+                    if place not in shared:
+                        shared[place] = perturbation.apply(*batch, None, seed)
+                    result.append(shown(model, shared[place], batch[1]))
+                done += len(labels)
+                tell(done)
+    return [
+        [{name: torch.cat([b[name] for b in result]).cpu() for name in result[0]} for result in row]
+        for row in results
+    ]
+
+
+def attacked(
+    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, ids: Tensor, seed: int
+) -> dict[str, Tensor]:
+    """The results of an attack on a batch, each (N,)."""
+    result = attack.run(images, labels, ids, model, seed)
+    return {
+        "correct": result.robust_correct,
+        "clean_correct": result.clean_correct,
+        "norm": result.norm,
+        "steps": result.steps,
+    }
+
+
+def shown(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Which images of a batch the model gets right, (N,)."""
+    return {"correct": right(logits(model, images), labels)}
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Those of `model` for float32 images (N, 3, H, W), in whatever mode it is."""
+    # The clone is the model's to write to.
+    with torch.no_grad():
+        return model(images.clone(memory_format=torch.channels_last))
