@@ -1,7 +1,7 @@
 """Evaluation as jobs: which images each model gets right under each perturbation, into the store.
 
-A job is one attack on one model, or one perturbation (of images in files, several) for a few models,
-so that a corrupted image is made once and shown to all of them.
+A job is one attack on one model, or one perturbation for a few models (of images in files, a few
+perturbations), so that an image is decoded and corrupted once and shown to all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustlib.core.inference import device_of, evaluating, right
-from robustlib.core.jobs import Tell, Workers, threads_for
+from robustlib.core.jobs import Tell, Watch, Workers, threads_for
 from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
 from robustlib.data.shared import AnySplit, opened, share
@@ -98,15 +98,18 @@ def compute(
                 )
                 for perturbations, indices, keys in _jobs(part, isinstance(split, StreamedSplit))
             ]
-            before = bar.n
-
-            def watch(
-                done: int, finished: int, jobs: int = len(jobs), before: int = before
-            ) -> None:
-                bar.set_description(f"evaluated {finished} of {jobs} sets", refresh=False)
-                bar.update(before + done - bar.n)
-
+            watch = _shown_by(bar, len(jobs))
             able.run(_evaluate_one, jobs, store=store, threads=threads, watch=watch)
+
+
+def _shown_by(bar: tqdm, jobs: int) -> Watch:
+    before = int(bar.n)
+
+    def watch(done: int, finished: int) -> None:
+        bar.set_description(f"evaluated {finished} of {jobs} sets", refresh=False)
+        bar.update(before + done - bar.n)
+
+    return watch
 
 
 def _movable(model: Classifier, store: Store) -> bool:

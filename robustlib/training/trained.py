@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from robustlib import models
 from robustlib.core import tensorfile
