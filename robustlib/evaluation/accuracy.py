@@ -239,21 +239,21 @@ def evaluate(
         cells += [(perturbation, i, own | shared_key) for i, own in enumerate(by_model)]
     found = [store.find("evaluations", key) for _, _, key in cells]
     missing = [cell for cell, artifact in zip(cells, found, strict=True) if artifact is None]
-    for index in sorted({index for _, index, _ in missing}):
-        model = models[index].model
-        with evaluating(model):
-            few = split.float_images(slice(0, 8)).to(device_of(model))
-            look_over(model, few, split.labels)
-    compute(
-        missing,
-        models,
-        split,
-        seed=seed,
-        batch_size=batch_size,
-        store=store,
-        workers=workers,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        for index in sorted({index for _, index, _ in missing}):
+            model = models[index].model
+            stack.enter_context(evaluating(model))
+            look_over(model, split.float_images(slice(0, 8)).to(device_of(model)), split.labels)
+        compute(
+            missing,
+            models,
+            split,
+            seed=seed,
+            batch_size=batch_size,
+            store=store,
+            workers=workers,
+            progress=progress,
+        )
     rows: list[dict[str, Any]] = []
     correct: list[np.ndarray] = []
     attacked: dict[int, pd.DataFrame] = {}
