@@ -64,7 +64,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        return torch.relu(self.residual(features) + self.shortcut(features))
+        total = self.residual(features)
+        total += self.shortcut(features)  # in place: nothing else holds it
+        return torch.relu_(total)
 
 
 def small_resnet(classes: int, image_size: int) -> nn.Module:

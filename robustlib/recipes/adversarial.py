@@ -69,7 +69,7 @@ class FGSM:
         with batch_norm_mode(model, self.batch_norm):
             direction = _gradient_sign(model(clean), batch.one_hot()[:count], clean)
         r = radii(count, self.eps, self.radius, batch.seed, clean.device)
-        return (clean + r * direction).clamp(0, 1).detach()
+        return torch.addcmul(clean.detach(), r, direction).clamp_(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ def targeted_labeling_example(
     goal_labels = F.one_hot(goals, classes).to(targets.dtype)
     direction = _gradient_sign(attacked, goal_labels, images, retain_graph=attacked is logits)
     r = radii(count, eps, radius, seed, images.device)
-    adversarial = (images - r * direction).clamp(0, 1).detach()
+    adversarial = torch.addcmul(images.detach(), r, direction, value=-1).clamp_(0, 1)
     weight = r.view(-1, 1) if isinstance(label_weight, str) else label_weight
     return adversarial, (1 - weight) * targets + weight * goal_labels, logits
 

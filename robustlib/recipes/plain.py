@@ -114,5 +114,5 @@ def mix(batch: Batch, *, alpha: float) -> tuple[Tensor, Tensor]:
     weight = float(rng.beta(alpha, alpha))
     partner = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
     targets = batch.one_hot()
-    images = weight * batch.images + (1 - weight) * batch.images[partner]
-    return images, weight * targets + (1 - weight) * targets[partner]
+    images = torch.lerp(batch.images[partner], batch.images, weight)
+    return images, torch.lerp(targets[partner], targets, weight)
