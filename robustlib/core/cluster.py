@@ -67,7 +67,14 @@ class Cluster:
                 f"{self.address} --nthreads 1`."
             ) from None
         here = software()
-        for worker, found in self._client.run(software).items():
+        try:
+            workers = self._client.run(software)
+        except Exception as error:  # what a worker raises arrives as such
+            raise WorkerError(
+                f"the workers can't run the code of robustlib ({error}); start them in this "
+                "environment, and with the project's folder in PYTHONPATH if it isn't installed."
+            ) from error
+        for worker, found in workers.items():
             for name, version in here.items():
                 if found[name] != version:
                     raise WorkerError(
