@@ -89,6 +89,24 @@ def test_attacks_stay_in_the_ball_and_raise_the_loss(name, model, images, labels
         assert (after > before).all()
 
 
+@pytest.mark.parametrize("name", ["pgd", "mi_fgsm"])
+def test_an_image_stops_once_it_is_beaten(name, model, images, labels) -> None:
+    given = {**settings(name, 0.004), "steps": 12}
+    stopped, full = (run(model, images, labels, name, **given, stop=s) for s in (True, False))
+    assert not (stopped.robust_correct & ~full.robust_correct).any()
+    assert full.steps[full.clean_correct].min() == 12
+    early = stopped.steps < full.steps
+    assert early.any()
+    assert not stopped.robust_correct[early & full.clean_correct].any()
+    same = (stopped.adversarial == full.adversarial).flatten(1).all(1)
+    assert same[~early].all()
+    loss = [
+        F.cross_entropy(model(result.adversarial[early]), labels[early], reduction="none")
+        for result in (stopped, full)
+    ]
+    assert (loss[1] > loss[0]).float().mean() > 0.8, "all steps raise it further"
+
+
 @pytest.mark.parametrize("name", MINIMAL)
 def test_a_radius_counts_only_smaller_perturbations(name, model, images, labels) -> None:
     free = run(model, images, labels, name, **settings(name))
@@ -115,6 +133,48 @@ def test_an_image_does_not_depend_on_its_batch(name, model, images, labels) -> N
     assert close.float().mean() > 0.98, "a gradient near zero may change its sign by rounding"
     robust = torch.cat([part.robust_correct for part in parts])
     assert (robust != whole.robust_correct).sum() <= 1
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_batch_size_bounds_what_the_model_is_handed(name, model, images, labels) -> None:
+    sizes: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return model(x)
+
+    eps = 0.02 if name == "rays" else 0.002
+    options = {**settings(name), "eps": eps}
+    whole = run(model, images, labels, name, **options)
+    small = run(Counting().eval(), images, labels, name, **options, batch_size=5)
+    few = 8  # to look the model over
+    assert all(size <= few for size in sizes[:3])
+    assert max(sizes[3:]) <= 5
+    assert (small.robust_correct != whole.robust_correct).sum() <= 1, "rounding"
+    assert ((small.steps - whole.steps) != 0).sum() <= 2, "rounding"
+    close = (small.adversarial - whole.adversarial).abs() < 1e-4
+    assert close.float().mean() > 0.95, "a gradient near zero may change its sign by rounding"
+
+
+def test_waiting_images_fill_up_the_batch(model, images, labels) -> None:
+    """Eight in hand: the model never sees fewer than five while others wait."""
+    sizes: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                sizes.append(len(x))
+            return model(x)
+
+    images, labels = images[LABELLED_WRONG:].repeat(4, 1, 1, 1), labels[LABELLED_WRONG:].repeat(4)
+    given = {"eps": 0.002, "steps": 20, "restarts": 1}
+    result = run(Counting().eval(), images, labels, "pgd", **given, batch_size=8)
+    assert 0 < result.robust_correct.sum() < 80
+    taken = sizes[1:]  # the first one looks for a gradient
+    last = max(i for i, size in enumerate(taken) if size > 4)
+    assert min(taken[:last]) >= 5
+    assert sum(taken) == result.steps.sum() + (~result.robust_correct & (result.steps < 20)).sum()
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd_ce", "apgd_dlr", "square", "strong"])
@@ -165,8 +225,13 @@ def test_steps_are_what_each_image_took(model, images, labels) -> None:
 
     small = {"eps": 0.001}
     assert steps("fgsm", **small).tolist() == [1, 1]
-    assert steps("pgd", steps=4, restarts=3, **small).tolist() == [12, 4]
-    assert steps("mi_fgsm", steps=6, **small).tolist() == [6, 6]
+    full, least = steps("pgd", steps=4, restarts=3, **small).tolist()
+    assert full == 12
+    assert least < 4
+    full, least = steps("mi_fgsm", steps=6, **small).tolist()
+    assert full == 6
+    assert least < 6
+    assert steps("mi_fgsm", steps=6, stop=False, **small).tolist() == [6, 6]
     full, least = steps("apgd_ce", steps=9, **small).tolist()
     assert full == 9
     assert least < 9
@@ -225,7 +290,7 @@ def test_names_and_overview() -> None:
     table = attacks.overview()
     assert tuple(table.index) == names()
     assert table.loc["cw", "norm"] == "L2"
-    assert table.loc["pgd", "options"] == "steps=20, restarts=3"
+    assert table.loc["pgd", "options"] == "steps=20, restarts=3, stop=True"
     assert not table.loc["deepfool", "targets"]
     with pytest.raises(UnknownNameError, match="'five'"):
         names("fiv")
@@ -251,8 +316,8 @@ def test_bad_arguments(model, images, labels) -> None:
     refuse(r"\[0, 1\]", images=images * 255)
     refuse("the model has 3 outputs, but the labels go up to 5", labels=labels + 3)
     refuse("ids must be int64", ids=torch.arange(3))
-    refuse(r"\(24, classes\)", model=nn.Identity().eval())
-    refuse(r"\(24, classes\)", model=nn.Flatten(0).eval())
+    refuse(r"\(8, classes\)", model=nn.Identity().eval())
+    refuse(r"\(8, classes\)", model=nn.Flatten(0).eval())
     refuse(r"targets must lie in 0 \.\. 2", targets=labels + 3)
     refuse("targets must not be negative", targets=labels - 3)
     refuse("targets must differ", targets=labels)

@@ -75,18 +75,46 @@ def test_pgd_equals_a_plain_loop(model, images, labels) -> None:
     for _ in range(steps):
         x = x + 2.5 * eps / steps * gradient(model, x, labels).sign()
         x = torch.min(torch.max(x, images - eps), images + eps).clamp(0, 1)
-    options = {"steps": steps, "restarts": 1, "seed": 9, "ids": ids}
+    options = {"steps": steps, "restarts": 1, "seed": 9, "ids": ids, "stop": False}
     assert_mostly_equal(run(model, images, labels, "pgd", eps=eps, **options).adversarial, x, 0.98)
+
+
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "mi_fgsm"])
+def test_attacks_agree_with_foolbox(name, model, images, labels) -> None:
+    """Its steps are the same; it starts PGD elsewhere, and signs the gradients of MI-FGSM first."""
+    attacks, eps = foolbox.attacks, 0.002
+    theirs = {
+        "fgsm": attacks.LinfFastGradientAttack(),
+        "pgd": attacks.LinfPGD(rel_stepsize=2.5 / 20, steps=20, random_start=True),
+        "mi_fgsm": attacks.LinfMomentumIterativeFastGradientMethod(
+            steps=20, rel_stepsize=1 / 20, random_start=False
+        ),
+    }[name]
+    options = {} if name == "fgsm" else {"steps": 20, "stop": False}
+    if name == "pgd":
+        options["restarts"] = 1
+    ours = run(model, images, labels, name, eps=eps, **options)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    torch.manual_seed(0)
+    shown = theirs.run(wrapped, images, labels, epsilon=eps)
+    robust = model(shown).argmax(1) == labels
+    assert 3 <= robust.sum() <= 21, "the test can't tell"
+    assert (ours.robust_correct != robust).sum() <= 1
+    same = ((ours.adversarial - shown).abs() < 1e-5).float().mean()
+    assert same > {"fgsm": 0.99, "pgd": 0.8, "mi_fgsm": 0.8}[name]
 
 
 def test_pgd_least_likely_descends_toward_that_class(model, images, labels) -> None:
     least = model(images).argmin(1)
     options = {"eps": 0.01, "steps": 4, "restarts": 1}
-    found = run(model, images, labels, "pgd_least_likely", **options).adversarial
-    aimed = run(model, images, labels, "pgd", targets=least, **options).adversarial
-    assert torch.equal(found, aimed)
+    found = run(model, images, labels, "pgd_least_likely", **options)
+    aimed = run(model, images, labels, "pgd", targets=least, **options)
+    standing = found.robust_correct
+    assert 1 <= standing.sum() <= 23, "the test can't tell"
+    assert torch.equal(found.adversarial[standing], aimed.adversarial[standing])
     before = F.cross_entropy(model(images), least, reduction="none")
-    assert (F.cross_entropy(model(found), least, reduction="none") < before).all()
+    assert (F.cross_entropy(model(found.adversarial), least, reduction="none") < before).all()
+    assert (found.steps[~standing] <= aimed.steps[~standing]).all()
 
 
 def test_mi_fgsm_accumulates_gradients_not_signs(model, images, labels) -> None:
@@ -99,7 +127,9 @@ def test_mi_fgsm_accumulates_gradients_not_signs(model, images, labels) -> None:
             x = (x + eps / steps * total.sign()).clamp(0, 1)
         return x
 
-    found = run(model, images, labels, "mi_fgsm", eps=eps, steps=steps, momentum=momentum)
+    found = run(
+        model, images, labels, "mi_fgsm", eps=eps, steps=steps, momentum=momentum, stop=False
+    )
     expected = loop(lambda g: g / g.abs().sum((1, 2, 3), keepdim=True))
     assert_mostly_equal(found.adversarial, expected, 0.98)
     signs_first = loop(torch.sign)
@@ -221,27 +251,29 @@ def test_apgd_halves_the_step_by_the_two_conditions() -> None:
         return column(*values).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
 
     # 0: too few rises. 1: enough. 2: enough, but no better and not halved before.
-    # 3: no better, but halved at the last checkpoint already.
+    # 3: no better, but halved at the last checkpoint already. 4: too few, but at no checkpoint.
     state = auto._State(
-        x=pictures(0, 1, 2, 3),
-        previous=pictures(0, 0, 0, 0),
-        value=column(1, 1, 1, 1),
-        gradient=pictures(0, 1, 2, 3),
-        best=pictures(10, 11, 12, 13),
-        best_value=column(5, 6, 7, 8),
-        best_gradient=pictures(20, 21, 22, 23),
-        stepsize=column(0.4, 0.4, 0.4, 0.2),
-        rises=column(7, 8, 8, 8),
-        stepsize_then=column(0.4, 0.4, 0.4, 0.4),
-        best_value_then=column(4, 5, 7, 8),
+        step=torch.full((5,), 10),
+        found=pictures(10, 11, 12, 13, 14),
+        x=pictures(0, 1, 2, 3, 4),
+        previous=pictures(0, 0, 0, 0, 0),
+        value=column(1, 1, 1, 1, 1),
+        gradient=pictures(0, 1, 2, 3, 4),
+        best_value=column(5, 6, 7, 8, 9),
+        best_gradient=pictures(20, 21, 22, 23, 24),
+        stepsize=column(0.4, 0.4, 0.4, 0.2, 0.4),
+        rises=column(7, 8, 8, 8, 7),
+        stepsize_then=column(0.4, 0.4, 0.4, 0.4, 0.8),
+        best_value_then=column(4, 5, 7, 8, 3),
     )
-    auto._halve(state, 7.5)
-    torch.testing.assert_close(state.stepsize, column(0.2, 0.4, 0.2, 0.2))
-    assert state.x[:, 0, 0, 0].tolist() == [10, 1, 12, 3]
-    assert state.gradient[:, 0, 0, 0].tolist() == [20, 1, 22, 3]
-    assert state.value.tolist() == [5, 1, 7, 1]
-    assert state.rises.eq(0).all()
-    torch.testing.assert_close(state.stepsize_then, column(0.4, 0.4, 0.4, 0.2))
+    auto._halve(state, column(7.5, 7.5, 7.5, 7.5, math.nan))
+    torch.testing.assert_close(state.stepsize, column(0.2, 0.4, 0.2, 0.2, 0.4))
+    assert state.x[:, 0, 0, 0].tolist() == [10, 1, 12, 3, 4]
+    assert state.gradient[:, 0, 0, 0].tolist() == [20, 1, 22, 3, 4]
+    assert state.value.tolist() == [5, 1, 7, 1, 1]
+    assert state.rises.tolist() == [0, 0, 0, 0, 7]
+    torch.testing.assert_close(state.stepsize_then, column(0.4, 0.4, 0.4, 0.2, 0.8))
+    assert state.best_value_then.tolist() == [5, 6, 7, 8, 3]
 
 
 def test_targeted_dlr_by_hand() -> None:

@@ -484,20 +484,19 @@ def test_another_attack_or_docstring_changes_no_fingerprint(request, monkeypatch
     request.getfixturevalue("another_attack")
     assert {name: key(name) for name in names()} == before
     assert key("another") not in before.values()
-    monkeypatch.setattr(attacks.gradient.SeededPGD, "__doc__", "Other words.")
+    monkeypatch.setattr(attacks.gradient._State, "__doc__", "Other words.")
     monkeypatch.setattr(attacks.run, "__doc__", "Other words.")
     for name in names():
         monkeypatch.setattr(info(name).function, "__doc__", "Other words.")
     assert {name: key(name) for name in names()} == before
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd_least_likely", "mi_fgsm", "deepfool"])
-def test_fingerprints_cover_foolbox(name, monkeypatch) -> None:
-    before = key(name)
+def test_fingerprints_cover_foolbox(monkeypatch) -> None:
+    before = key("deepfool")
     monkeypatch.setattr("robustlib.core.identity._version", lambda package: f"not {package}")
-    assert key(name) != before
+    assert key("deepfool") != before
     monkeypatch.undo()
-    assert key(name) == before
+    assert key("deepfool") == before
 
 
 def test_fingerprints_cover_what_an_attack_calls(monkeypatch) -> None:

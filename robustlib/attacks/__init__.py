@@ -22,14 +22,20 @@ from torch import Tensor, nn
 
 from robustlib.attacks import auto, gradient, minimal
 from robustlib.attacks.guard import GradientWarning, Guard, check_gradient, warn_of_repairs
-from robustlib.attacks.registry import REGISTRY, AttackInfo, Norm, Task
-from robustlib.core.checks import check_ids, check_images, check_labels, check_name, check_seed
+from robustlib.attacks.registry import BATCH_SIZE, REGISTRY, AttackInfo, Norm, Task
+from robustlib.core.checks import (
+    check_ids,
+    check_images,
+    check_labels,
+    check_name,
+    check_seed,
+    check_whole,
+)
 from robustlib.core.inference import (
     ProbabilityWarning,
     TrainModeWarning,
     evaluating,
     look_over,
-    right,
 )
 
 __all__ = [
@@ -156,6 +162,7 @@ def run(
     seed: int = 0,
     ids: Tensor | Sequence[int] | None = None,
     targets: Tensor | Sequence[int] | None = None,
+    batch_size: int = BATCH_SIZE,
     **options: Any,
 ) -> AttackResult:
     """Attack a model and measure what came of it.
@@ -173,6 +180,8 @@ def run(
         ids: int64 (N,), identities of the images; default: their positions.
         targets: int64 (N,), the classes to aim at, other than the labels, for attacks that have
             targets; an image counts as beaten if it gets any wrong class.
+        batch_size: images that the model is handed at a time, at most. It bounds the memory that
+            grows with the model, and changes results by no more than rounding does.
         options: those of the attack, `info(name).options`, such as steps or restarts.
 
     Raises:
@@ -192,6 +201,7 @@ def run(
     n = len(images)
     largest = 0.5 if known.norm == "Linf" else 0.5 * math.prod(images.shape[1:]) ** 0.5
     radius = known.check_radius(eps, largest)
+    batch_size = check_whole(batch_size, "batch_size", low=1)
     seed, ids, labels = check_seed(seed), check_ids(ids, n), check_labels(labels, n)
     if targets is not None:
         targets = _check_targets(known, targets, labels)
@@ -201,28 +211,20 @@ def run(
         targets = None if targets is None else targets.to(images.device).clone()
         adversarial = images.clone()
         steps = torch.zeros_like(labels)
+        clean = torch.zeros_like(labels, dtype=torch.bool)
         if n:
-            logits = look_over(model, images, labels, finite=False)
+            few = look_over(model, images[:8], labels, finite=False)
             if targets is not None:
-                check_labels(targets, n, logits.shape[1], "targets")
-            clean = right(logits, labels)
+                check_labels(targets, n, few.shape[1], "targets")
             if not known.black_box:
                 check_gradient(model, images, labels)
-        else:
-            clean = torch.zeros_like(labels, dtype=torch.bool)
+            everything = Guard(model, labels)
+            whole = Task(everything, images, labels, ids, seed, radius, targets, batch_size)
+            clean = ~whole.beaten(images)
         robust = clean.clone()
         index = clean.nonzero().squeeze(1)
         if len(index):
-            guard = Guard(model, labels[index])
-            task = Task(
-                guard,
-                images[index],
-                labels[index],
-                ids[index],
-                seed,
-                math.inf if known.minimal else radius,
-                None if targets is None else targets[index],
-            )
+            task = whole.at(index)
             found, steps[index] = known.function(task, **options)
             found = found.detach()
             beaten = task.beaten(found)
@@ -231,7 +233,7 @@ def run(
                 found = torch.where(beaten.view(-1, 1, 1, 1), found, task.images)
             adversarial[index] = found
             robust[index] = ~beaten
-            warn_of_repairs(guard)
+            warn_of_repairs(everything)
         size = norms(adversarial - images, known.norm) if n else images.new_zeros(0)
     _assert_valid(name, adversarial, size, radius)
     return AttackResult(adversarial, clean, robust, size, steps)

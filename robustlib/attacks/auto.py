@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustlib.attacks.guard import margin
+from robustlib.attacks.pool import State, in_turn, pooled
 from robustlib.attacks.registry import Task, counted, per_image, register
 from robustlib.core.randomness import Stream
 
@@ -32,23 +33,17 @@ def checkpoints(steps: int) -> list[int]:
 
 
 @dataclass
-class _State:
-    """Where APGD stands with each image that is not beaten yet. Each is (N, ...)."""
-
+class _State(State):
     x: Tensor
     previous: Tensor
     value: Tensor
     gradient: Tensor
-    best: Tensor
-    best_value: Tensor
+    best_value: Tensor  # of `found`
     best_gradient: Tensor
     stepsize: Tensor
     rises: Tensor  # steps since the last checkpoint that raised the loss
     stepsize_then: Tensor  # at the last checkpoint
     best_value_then: Tensor
-
-    def at(self, index: Tensor) -> _State:
-        return _State(**{name: value[index] for name, value in vars(self).items()})
 
 
 def apgd(task: Task, loss: Loss, *, steps: int, name: str, rho: float = 0.75) -> tuple:
@@ -62,42 +57,44 @@ def apgd(task: Task, loss: Loss, *, steps: int, name: str, rho: float = 0.75) ->
     Returns images (N, 3, H, W), those that beat the model or else those of the highest loss, and
     the steps of each, int64 (N,).
     """
-    result, spent = task.images.clone(), counted(task, steps)
-    index = torch.arange(len(result), device=result.device)
-    low, high = (task.images - task.eps).clamp(min=0), (task.images + task.eps).clamp(max=1)
-    drawn = Stream(task.seed, task.ids, name).uniform(result.shape[1:], -task.eps, task.eps)
-    x = torch.clamp(task.images + drawn, low, high)
-    value, gradient, beaten = _climb(task, loss, x)
-    stepsize = torch.full_like(value, 2 * task.eps)
-    state = _State(
-        *(x, x, value, gradient),
-        *(x, value, gradient),
-        *(stepsize, torch.zeros_like(value), stepsize, value),
-    )
     marks = checkpoints(steps)
-    for step in range(steps + 1):
-        if step:
-            s = state
-            aim = torch.clamp(s.x + per_image(s.stepsize) * s.gradient.sign(), low, high)
-            if step > 1:
-                aim = torch.clamp(s.x + 0.75 * (aim - s.x) + 0.25 * (s.x - s.previous), low, high)
-            s.previous, s.x = s.x, aim
-            value, s.gradient, beaten = _climb(task, loss, aim)
-            s.rises = s.rises + (value > s.value)
-            s.value = value
-            _keep_best(s)
-            if step in marks:
-                _halve(s, rho * (step - marks[marks.index(step) - 1]))
-        if beaten.any():
-            result[index[beaten]] = state.x[beaten]
-            spent[index[beaten]] = step
-            stand = (~beaten).nonzero().squeeze(1)
-            index, task, state = index[stand], task.at(stand), state.at(stand)
-            low, high = low[stand], high[stand]
-            if not len(index):
-                break
-    result[index] = state.best
-    return result, spent
+    enough = task.images.new_full((steps + 1,), math.nan)  # NaN: no checkpoint
+    for before, mark in zip([0, *marks], marks, strict=False):
+        enough[mark] = rho * (mark - before)
+
+    def begin(part: Task) -> _State:
+        low, high = _ball(part)
+        drawn = Stream(part.seed, part.ids, name).uniform(low.shape[1:], -part.eps, part.eps)
+        x = torch.clamp(part.images + drawn, low, high)
+        size = torch.full_like(x[:, 0, 0, 0], 2 * part.eps)
+        none, lowest = torch.zeros_like(size), torch.full_like(size, -math.inf)
+        return _State(
+            *(counted(part, 0), x, x, x, lowest, x),
+            *(lowest, x, size, none, size, lowest),
+        )
+
+    def advance(part: Task, s: _State) -> Tensor:
+        value, s.gradient, beaten = _climb(part, loss, s.x)
+        s.rises = s.rises + (value > s.value)
+        s.value = value
+        _keep_best(s)
+        s.found = torch.where(per_image(beaten), s.x, s.found)
+        _halve(s, enough[s.step])
+        low, high = _ball(part)
+        aim = torch.clamp(s.x + per_image(s.stepsize) * s.gradient.sign(), low, high)
+        share = per_image(1 - 0.25 * (s.step > 0).to(value.dtype))
+        aim = torch.clamp(s.x + share * (aim - s.x) + 0.25 * (s.x - s.previous), low, high)
+        s.previous, s.x = s.x, aim
+        done = beaten | (s.step == steps)
+        s.step = s.step + ~done
+        return done
+
+    return pooled(task, begin, advance)
+
+
+def _ball(task: Task) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest pixels allowed."""
+    return (task.images - task.eps).clamp_(min=0), (task.images + task.eps).clamp_(max=1)
 
 
 def _climb(task: Task, loss: Loss, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,21 +109,28 @@ def _climb(task: Task, loss: Loss, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _keep_best(s: _State) -> None:
     better = s.value > s.best_value
-    s.best = torch.where(per_image(better), s.x, s.best)
+    s.found = torch.where(per_image(better), s.x, s.found)
     s.best_gradient = torch.where(per_image(better), s.gradient, s.best_gradient)
     s.best_value = torch.where(better, s.value, s.best_value)
 
 
-def _halve(s: _State, enough: float) -> None:
-    """At a checkpoint: conditions 1 and 2 of the paper, and what follows from them."""
+def _halve(s: _State, enough: Tensor) -> None:
+    """For images at a checkpoint: conditions 1 and 2 of the paper, and what follows from them.
+
+    enough: float32 (N,), the rises that save the step; NaN for images at no checkpoint.
+    """
+    there = ~enough.isnan()
+    if not there.any():
+        return
     stalled = (s.stepsize == s.stepsize_then) & (s.best_value == s.best_value_then)
-    halve = (s.rises < enough) | stalled
-    s.stepsize_then, s.best_value_then = s.stepsize, s.best_value
+    halve = there & ((s.rises < enough) | stalled)
+    s.stepsize_then = torch.where(there, s.stepsize, s.stepsize_then)
+    s.best_value_then = torch.where(there, s.best_value, s.best_value_then)
     s.stepsize = torch.where(halve, s.stepsize / 2, s.stepsize)
-    s.x = torch.where(per_image(halve), s.best, s.x)
+    s.x = torch.where(per_image(halve), s.found, s.x)
     s.gradient = torch.where(per_image(halve), s.best_gradient, s.gradient)
     s.value = torch.where(halve, s.best_value, s.value)
-    s.rises = torch.zeros_like(s.rises)
+    s.rises = torch.where(there, 0, s.rises)
 
 
 def _cross_entropy(logits: Tensor, task: Task) -> Tensor:
@@ -173,8 +177,7 @@ def apgd_dlr(task: Task, *, steps: int = 100, classes: int = 9) -> tuple[Tensor,
     """
     if task.targets is not None:
         return apgd(task, _dlr, steps=steps, name="apgd_dlr")
-    with torch.no_grad():
-        logits = task.model(task.images)
+    logits = task.logits()
     rows = torch.arange(len(logits), device=logits.device)
     logits[rows, task.labels] = -math.inf
     wrong = logits.argsort(dim=1, descending=True)[:, : min(classes, logits.shape[1] - 1)]
@@ -186,23 +189,7 @@ def apgd_dlr(task: Task, *, steps: int = 100, classes: int = 9) -> tuple[Tensor,
 
         return attack
 
-    return _in_turn(task, [toward(rank) for rank in range(wrong.shape[1])])
-
-
-def _in_turn(
-    task: Task, attacks: list[Callable[[Task, Tensor], tuple[Tensor, Tensor]]]
-) -> tuple[Tensor, Tensor]:
-    """Each attack on the images that those before it left standing."""
-    images, spent = task.images.clone(), counted(task, 0)
-    standing = torch.arange(len(images), device=images.device)
-    for attack in attacks:
-        part = task.at(standing)
-        images[standing], steps = attack(part, standing)
-        spent[standing] += steps
-        standing = standing[~part.beaten(images[standing])]
-        if not len(standing):
-            break
-    return images, spent
+    return in_turn(task, [toward(rank) for rank in range(wrong.shape[1])])
 
 
 def square_side(step: int, queries: int, height: int, width: int, p: float) -> int:
@@ -225,40 +212,48 @@ def square(task: Task, *, queries: int = 1000, p: float = 0.8) -> tuple[Tensor, 
 
     Starts from vertical stripes of +-eps. AutoAttack allows 5000 queries.
     """
-    result, spent = task.images.clone(), counted(task, queries)
-    index = torch.arange(len(result), device=result.device)
-    low, high = (task.images - task.eps).clamp(min=0), (task.images + task.eps).clamp(max=1)
-    height, width = result.shape[2:]
-    rows, columns = (torch.arange(n, device=result.device) for n in (height, width))
-    best, lowest = task.images, torch.full_like(result[:, 0, 0, 0], math.inf)
-    for query in range(queries):
-        stream = Stream(task.seed, task.ids, "square", query)
-        if query == 0:
-            move = task.eps * stream.sign((3, 1, width))
-        else:
-            side = square_side(query, queries, height, width, p)
-            top = stream.integers(0, height - side + 1, (1,))
-            left = stream.integers(0, width - side + 1, (1,))
-            inside_rows = (rows >= top) & (rows < top + side)
-            inside_columns = (columns >= left) & (columns < left + side)
-            window = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-            move = window * (2 * task.eps * stream.sign((3, 1, 1)))
-        tried = torch.clamp(best + move, low, high)
-        value = margin(task.model(tried), task.labels)
-        better = value < lowest
-        best = torch.where(per_image(better), tried, best)
-        lowest = torch.where(better, value, lowest)
-        beaten = value < 0
-        if beaten.any():
-            result[index[beaten]] = best[beaten]
-            spent[index[beaten]] = query + 1
-            stand = (~beaten).nonzero().squeeze(1)
-            index, task, best, lowest = index[stand], task.at(stand), best[stand], lowest[stand]
-            low, high = low[stand], high[stand]
-            if not len(index):
-                break
-    result[index] = best
-    return result, spent
+    height, width = task.images.shape[2:]
+    rows, columns = (torch.arange(n, device=task.ids.device) for n in (height, width))
+    sides = torch.tensor(
+        [square_side(query, queries, height, width, p) for query in range(queries)],
+        device=task.ids.device,
+    )
+
+    def begin(part: Task) -> _Search:
+        stream = Stream(part.seed, part.ids, "square")
+        x, lowest = part.images, torch.full_like(part.images[:, 0, 0, 0], math.inf)
+        stripes = part.eps * stream.sign((3, 1, width))
+        places = stream.uniform((queries, 2))
+        return _Search(counted(part, 0), x, lowest, stripes, places, stream.sign((queries, 3)))
+
+    def advance(part: Task, s: _Search) -> Tensor:
+        image = torch.arange(len(s.step), device=s.step.device)
+        side = sides[s.step][:, None]
+        room = torch.tensor([height, width], device=side.device) - side
+        place = torch.minimum((s.places[image, s.step] * (room + 1)).long(), room)
+        top, left = place[:, :1], place[:, 1:]
+        inside_rows = (rows >= top) & (rows < top + side)
+        inside_columns = (columns >= left) & (columns < left + side)
+        window = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+        move = window * (2 * part.eps * s.signs[image, s.step])[:, :, None, None]
+        move = torch.where(per_image(s.step == 0), s.stripes, move)
+        tried = torch.clamp(s.found + move, *_ball(part))
+        value = margin(part.model(tried), part.labels)
+        better = value < s.lowest
+        s.found = torch.where(per_image(better), tried, s.found)
+        s.lowest = torch.where(better, value, s.lowest)
+        s.step = s.step + 1
+        return (value < 0) | (s.step == queries)
+
+    return pooled(task, begin, advance)
+
+
+@dataclass
+class _Search(State):
+    lowest: Tensor  # margin so far
+    stripes: Tensor  # the first move, (N, 3, 1, W)
+    places: Tensor  # of the windows, (N, queries, 2) in (0, 1)
+    signs: Tensor  # of the later moves by channel, (N, queries, 3)
 
 
 @register("Linf", targets=False, source=AUTO)
@@ -270,7 +265,7 @@ def strong(
     Each is run on the images that the ones before left standing. AutoAttack's FAB is left out,
     and its Square has 5000 queries. The steps are the sum of gradient steps and queries.
     """
-    return _in_turn(
+    return in_turn(
         task,
         [
             lambda part, _: apgd_ce(part, steps=steps),

@@ -1,104 +1,121 @@
-"""Attacks that follow the sign of the gradient within an Linf ball, through foolbox."""
+"""Attacks that follow the sign of the gradient within an Linf ball."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
-import eagerpy as ep
-import foolbox
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from robustlib.attacks.registry import Task, counted, register
+from robustlib.attacks.pool import State, in_turn, pooled
+from robustlib.attacks.registry import Task, counted, per_image, register
 from robustlib.core.randomness import Stream
 
-_PGD = foolbox.attacks.LinfProjectedGradientDescentAttack
+Until = Literal["wrong", "target", "end"]
+"""When an image is done: in any wrong class, in its target, or after all steps."""
 
 
 @register("Linf", targets=True, source="Goodfellow et al. 2015, arXiv 1412.6572")
 def fgsm(task: Task) -> tuple[Tensor, Tensor]:
     """x + eps sign(grad L(x, y)), or x - eps sign(grad L(x, t)) for a target t."""
-    # foolbox's class of that name refuses targets; this is the same step.
-    method = _PGD(rel_stepsize=1.0, steps=1, random_start=False)
-    return task.through_foolbox(method), counted(task, 1)
-
-
-class SeededPGD(_PGD):
-    """PGD whose random start is a function of (seed, image id)."""
-
-    def __init__(self, *, steps: int, start: Stream) -> None:
-        super().__init__(rel_stepsize=min(1.0, 2.5 / steps), steps=steps, random_start=True)
-        self.start = start
-
-    def get_random_start(self, x0: ep.Tensor, epsilon: float) -> ep.Tensor:
-        """x0 plus uniform noise on [-epsilon, epsilon]."""
-        return x0 + ep.astensor(self.start.uniform(x0.shape[1:], -epsilon, epsilon))
+    return _follow_sign(task, steps=1, stepsize=task.eps, until="end")
 
 
 @register("Linf", targets=True, source="Madry et al. 2018, arXiv 1706.06083")
-def pgd(task: Task, *, steps: int = 20, restarts: int = 3) -> tuple[Tensor, Tensor]:
+def pgd(
+    task: Task, *, steps: int = 20, restarts: int = 3, stop: bool = True
+) -> tuple[Tensor, Tensor]:
     """Projected gradient steps of 2.5 eps / steps from random starts.
 
-    A restart is for the images that still stand. Three restarts are this project's choice.
+    An image is done once it is beaten; if targets were given, once it is in its target. Without
+    `stop` it takes all steps, as examples that are to fool other models, too, should. A restart is
+    for the images that still stand. Three restarts are this project's choice.
     """
-    images = task.images.clone()
-    spent = counted(task, 0)
-    standing = torch.arange(len(images), device=images.device)
-    for restart in range(restarts):
-        part = task.at(standing)
-        method = SeededPGD(steps=steps, start=Stream(task.seed, part.ids, "pgd", restart))
-        images[standing] = part.through_foolbox(method)
-        spent[standing] += steps
-        standing = standing[~part.beaten(images[standing])]
-        if not len(standing):
-            break
-    return images, spent
+    return _pgd(task, steps, restarts, _until(task, stop))
 
 
 @register("Linf", targets=False, source="Kurakin et al. 2017, arXiv 1607.02533; PGD as above")
 def pgd_least_likely(task: Task, *, steps: int = 20, restarts: int = 1) -> tuple[Tensor, Tensor]:
     """PGD toward the class that the model finds least likely on the clean image.
 
-    Any wrong class counts as success.
+    Any wrong class counts as success, and ends it.
     """
-    with torch.no_grad():
-        least = task.model(task.images).argmin(1)
-    return pgd(replace(task, targets=least), steps=steps, restarts=restarts)
-
-
-class _Momentum:
-    """alpha sign(g), g = momentum g + gradient, as an optimizer of foolbox."""
-
-    def __init__(self, stepsize: float, momentum: float) -> None:
-        self.stepsize = stepsize
-        self.momentum = momentum
-        self.accumulated: Any = 0.0
-
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        self.accumulated = self.momentum * self.accumulated + gradient
-        return self.stepsize * self.accumulated.sign()
-
-
-class MomentumPGD(_PGD):
-    """MI-FGSM as published: foolbox's own takes the gradient's sign before accumulating it."""
-
-    def __init__(self, *, steps: int, momentum: float) -> None:
-        super().__init__(rel_stepsize=1.0 / steps, steps=steps, random_start=False)
-        self.momentum = momentum
-
-    def get_optimizer(self, x: ep.Tensor, stepsize: float) -> Any:
-        """Momentum over the whole run."""
-        return _Momentum(stepsize, self.momentum)
-
-    def normalize(self, gradients: ep.Tensor, *, x: ep.Tensor, bounds: Any) -> ep.Tensor:
-        """Each image's gradient divided by its L1 norm."""
-        size = gradients.abs().sum(axis=(1, 2, 3), keepdims=True)
-        return gradients / ep.maximum(size, 1e-30)
+    return _pgd(replace(task, targets=task.logits().argmin(1)), steps, restarts, "wrong")
 
 
 @register("Linf", targets=True, source="Dong et al. 2018, arXiv 1710.06081")
-def mi_fgsm(task: Task, *, steps: int = 10, momentum: float = 1.0) -> tuple[Tensor, Tensor]:
-    """x += alpha sign(g), g = momentum g + grad / |grad|_1, alpha = eps / steps."""
-    method = MomentumPGD(steps=steps, momentum=momentum)
-    return task.through_foolbox(method), counted(task, steps)
+def mi_fgsm(
+    task: Task, *, steps: int = 10, momentum: float = 1.0, stop: bool = True
+) -> tuple[Tensor, Tensor]:
+    """x += alpha sign(g), g = momentum g + grad / |grad|_1, alpha = eps / steps.
+
+    `stop` as in `pgd`.
+    """
+    return _follow_sign(
+        task, steps=steps, stepsize=task.eps / steps, until=_until(task, stop), momentum=momentum
+    )
+
+
+def _until(task: Task, stop: bool) -> Until:
+    if not stop:
+        return "end"
+    return "wrong" if task.targets is None else "target"
+
+
+def _pgd(task: Task, steps: int, restarts: int, until: Until) -> tuple[Tensor, Tensor]:
+    stepsize = task.eps * min(1.0, 2.5 / steps)
+
+    def attempt(restart: int, part: Task, _: Tensor) -> tuple[Tensor, Tensor]:
+        return _follow_sign(part, steps=steps, stepsize=stepsize, until=until, restart=restart)
+
+    return in_turn(task, [partial(attempt, restart) for restart in range(restarts)])
+
+
+@dataclass
+class _State(State):
+    total: Tensor  # the gradients so far, of L1 norm 1
+
+
+def _follow_sign(
+    task: Task,
+    *,
+    steps: int,
+    stepsize: float,
+    until: Until,
+    momentum: float = 0.0,
+    restart: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Steps of the sign, clipped to the ball and [0, 1]; from the image, or a random start."""
+
+    def begin(part: Task) -> _State:
+        x = part.images
+        if restart is not None:
+            stream = Stream(part.seed, part.ids, "pgd", restart)
+            x = (x + stream.uniform(x.shape[1:], -part.eps, part.eps)).clamp_(0, 1)
+        return _State(counted(part, 0), x, torch.zeros_like(x))
+
+    def advance(part: Task, s: _State) -> Tensor:
+        x = s.found.detach().requires_grad_()
+        classes = part.labels if part.targets is None else part.targets
+        with torch.enable_grad():
+            logits = part.model(x)
+            loss = F.cross_entropy(logits, classes, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss if part.targets is None else -loss, x)
+        predicted = logits.argmax(1)
+        done = torch.zeros_like(part.labels, dtype=torch.bool)
+        if until != "end":
+            done = predicted != part.labels if until == "wrong" else predicted == classes
+        if momentum:
+            size = gradient.abs().sum((1, 2, 3), keepdim=True).clamp_min_(1e-30)
+            s.total = s.total.mul(momentum).add_(gradient / size)
+            gradient = s.total
+        low, high = part.images - part.eps, part.images + part.eps
+        moved = s.found.add(gradient.sign(), alpha=stepsize).clamp_(low, high).clamp_(0, 1)
+        s.found = torch.where(per_image(done), s.found, moved)
+        s.step = s.step + ~done
+        return done | (s.step == steps)
+
+    return pooled(task, begin, advance)

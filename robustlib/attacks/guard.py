@@ -60,10 +60,11 @@ class Guard(nn.Module):
         return right(self.model(images.clone()), self.labels)
 
     def _repair(self, gradient: Tensor) -> Tensor:
+        low, high = torch.aminmax(gradient)  # NaN if an entry is
+        if low >= -_LARGEST and high <= _LARGEST:
+            return gradient
         bad = ~(gradient.abs() <= _LARGEST)  # true for NaN, too
         touched = bad.flatten(1).any(1)
-        if not touched.any():
-            return gradient
         self.repaired[self.index[touched]] = True
         largest = torch.where(bad, 0, gradient).abs().amax((1, 2, 3), keepdim=True)
         largest = torch.where(largest > 0, largest, 1)

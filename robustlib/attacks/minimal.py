@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import foolbox
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustlib.attacks.guard import margin
+from robustlib.attacks.pool import State, pooled
 from robustlib.attacks.registry import Task, counted, per_image, register
 from robustlib.core.checks import check_number
 from robustlib.core.randomness import Stream
@@ -29,42 +31,74 @@ def cw(
     on shapes10, 50 steps left a standard model within half a point of what 300 did.
     """
     gamma = check_number(gamma, "gamma", low=0, high=0.5)
-    x, classes = task.images, task.labels if task.targets is None else task.targets
-    toward = 1.0 if task.targets is None else -1.0
-    root = math.sqrt(x[0].numel())
-    here, best = x, x
-    first, second = torch.zeros_like(x), torch.zeros_like(x)
-    best_norm = torch.full_like(x[:, 0, 0, 0], math.inf)
-    for step in range(1, steps + 1):
-        moved = here.clone().requires_grad_()
+    root = math.sqrt(task.images[0].numel())
+
+    def begin(part: Task) -> _CW:
+        x = part.images
+        zero = torch.zeros_like(x[:, 0, 0, 0])
+        moments = torch.zeros_like(x), torch.zeros_like(x)
+        return _CW(counted(part, 0), x, torch.full_like(zero, math.inf), x, zero, zero, *moments)
+
+    def advance(part: Task, s: _CW) -> Tensor:
+        classes = part.labels if part.targets is None else part.targets
+        moved = s.here.detach().requires_grad_()
         with torch.enable_grad():
-            value = toward * margin(task.model(moved), classes)
+            value = margin(part.model(moved), classes)
+            value = value if part.targets is None else -value
             (gradient,) = torch.autograd.grad(value.sum(), moved)
         value = value.detach()
-        if step == 1:
+        if (s.step == 0).any():
             slope = _length(gradient).clamp_min(1e-12)
             distance = (value / slope).clamp(max=root / 2)  # every image can be made grey
-            c = 2 * distance / slope
+            s.c = torch.where(s.step == 0, 2 * distance / slope, s.c)
             rate = stepsize * (distance / root).clamp(min=0.01)
+            s.rate = torch.where(s.step == 0, rate, s.rate)
         beaten = value < 0
-        size = _length(here - x)
-        closer = beaten & (size < best_norm)
-        best = torch.where(per_image(closer), here, best)
-        best_norm = torch.where(closer, size, best_norm)
+        offset = s.here - part.images
+        _keep_closest(s, s.here, beaten, _length(offset))
 
-        c = torch.where(best_norm.isinf(), 1.2 * c, c * _shrink(beaten, gamma))
-        downhill = 2 * (here - x) + per_image(c * ~beaten) * gradient
-        downhill = downhill / per_image(_length(downhill).clamp_min(1e-12))
-        first = 0.9 * first + 0.1 * downhill
-        second = 0.999 * second + 0.001 * downhill.square()
-        move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-        now = rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
-        here = (here - per_image(now) * move).clamp(0, 1)
-    return best, counted(task, steps)
+        s.c = torch.where(s.norm.isinf(), 1.2 * s.c, s.c * _shrink(beaten, gamma))
+        downhill = (gradient * per_image(s.c * ~beaten)).add_(offset, alpha=2)
+        downhill.div_(per_image(_length(downhill).clamp_min_(1e-12)))
+        s.first.mul_(0.9).add_(downhill, alpha=0.1)
+        s.second.mul_(0.999).addcmul_(downhill, downhill, value=0.001)
+        before = s.step.to(s.rate.dtype)
+        s.step = s.step + 1
+        now = s.rate * _cosine(before / steps) / (1 - 0.9 ** (before + 1))
+        deviation = (s.second / per_image(1 - 0.999 ** (before + 1))).sqrt_().add_(1e-8)
+        s.here = (s.here - (s.first / deviation).mul_(per_image(now))).clamp_(0, 1)
+        return part.near(s.norm) | (s.step == steps)
+
+    return pooled(task, begin, advance)
+
+
+@dataclass
+class _Closest(State):
+    norm: Tensor  # of what was found, infinite if nothing
+
+
+@dataclass
+class _CW(_Closest):
+    here: Tensor
+    c: Tensor
+    rate: Tensor
+    first: Tensor  # Adam's moments
+    second: Tensor
+
+
+def _keep_closest(s: _Closest, here: Tensor, beaten: Tensor, norm: Tensor) -> None:
+    closer = beaten & (norm < s.norm)
+    s.found = torch.where(per_image(closer), here, s.found)
+    s.norm = torch.where(closer, norm, s.norm)
 
 
 def _length(difference: Tensor) -> Tensor:
     return difference.flatten(1).norm(dim=1)
+
+
+def _cosine(share: Tensor) -> Tensor:
+    """From 1 to 0 as the share of the steps taken, float32 (N,), goes from 0 to 1."""
+    return (1 + torch.cos(math.pi * share)) / 2
 
 
 def _shrink(beaten: Tensor, gamma: float) -> Tensor:
@@ -78,7 +112,13 @@ def _shrink(beaten: Tensor, gamma: float) -> Tensor:
 def deepfool(task: Task, *, steps: int = 50, candidates: int = 10) -> tuple[Tensor, Tensor]:
     """Steps to the nearest boundary of the model made linear, 2 % beyond it."""
     method = foolbox.attacks.L2DeepFoolAttack(steps=steps, candidates=candidates, overshoot=0.02)
-    images = task.through_foolbox(method)
+    parts = []
+    for part in task.batches():
+        model = foolbox.PyTorchModel(part.model, bounds=(0, 1), device=part.images.device)
+        parts.append(
+            method.run(model, part.images, foolbox.criteria.Misclassification(part.labels))
+        )
+    images = torch.cat(parts)
     beaten = per_image(task.beaten(images))
     return torch.where(beaten, images, task.images), counted(task, steps)
 
@@ -93,38 +133,46 @@ def ddn(
     depends on the batch; here that direction depends on (seed, image id).
     """
     gamma = check_number(gamma, "gamma", low=0, high=0.5)
-    x, classes = task.images, task.labels if task.targets is None else task.targets
-    uphill = 1.0 if task.targets is None else -1.0
-    delta = torch.zeros_like(x)
-    norm = torch.full_like(x[:, 0, 0, 0], initial_norm)
-    best = torch.zeros_like(x)
-    best_norm = torch.full_like(norm, math.inf)
-    largest = _length(torch.maximum(x, 1 - x))
-    for step in range(steps):
-        moved = (x + delta).requires_grad_()
-        with torch.enable_grad():
-            logits = task.model(moved)
-            loss = uphill * F.cross_entropy(logits, classes, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, moved)
-        wrong = logits.argmax(1) != classes
-        beaten = wrong if task.targets is None else ~wrong
-        size = _length(delta)
-        closer = beaten & (size < best_norm)
-        best = torch.where(per_image(closer), delta, best)
-        best_norm = torch.where(closer, size, best_norm)
 
+    def begin(part: Task) -> _DDN:
+        x = part.images
+        budget = torch.full_like(x[:, 0, 0, 0], initial_norm)
+        largest = _length(torch.maximum(x, 1 - x))
+        return _DDN(counted(part, 0), x, torch.full_like(budget, math.inf), x, budget, largest)
+
+    def advance(part: Task, s: _DDN) -> Tensor:
+        classes = part.labels if part.targets is None else part.targets
+        moved = s.here.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = part.model(moved)
+            loss = F.cross_entropy(logits, classes, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss if part.targets is None else -loss, moved)
+        wrong = logits.argmax(1) != classes
+        beaten = wrong if part.targets is None else ~wrong
+        delta = s.here - part.images
+        _keep_closest(s, s.here, beaten, _length(delta))
+
+        flat = _length(gradient) == 0
+        for step in s.step[flat].unique().tolist():
+            drawn = Stream(part.seed, part.ids, "ddn", step).normal(delta.shape[1:])
+            gradient = torch.where(per_image(flat & (s.step == step)), drawn, gradient)
         length = _length(gradient)
-        flat = length == 0
-        if flat.any():
-            drawn = Stream(task.seed, task.ids, "ddn", step).normal(x.shape[1:])
-            gradient = torch.where(per_image(flat), drawn, gradient)
-            length = _length(gradient)
-        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        delta = delta + rate * gradient / per_image(length)
-        norm = torch.minimum(norm * _shrink(beaten, gamma), largest)
-        delta = delta * per_image(norm / _length(delta).clamp_min(1e-12))
-        delta = (x + delta).clamp(0, 1) - x
-    return (x + best).clamp(0, 1), counted(task, steps)
+        rate = 0.01 + 0.99 * _cosine(s.step.to(length.dtype) / steps)
+        delta.add_(gradient * per_image(rate / length))
+        s.budget = torch.minimum(s.budget * _shrink(beaten, gamma), s.largest)
+        delta.mul_(per_image(s.budget / _length(delta).clamp_min_(1e-12)))
+        s.here = delta.add_(part.images).clamp_(0, 1)
+        s.step = s.step + 1
+        return part.near(s.norm) | (s.step == steps)
+
+    return pooled(task, begin, advance)
+
+
+@dataclass
+class _DDN(_Closest):
+    here: Tensor
+    budget: Tensor  # the norm of the next perturbation
+    largest: Tensor  # what it may grow to
 
 
 @register(
@@ -141,6 +189,11 @@ def rays(task: Task, *, queries: int = 400) -> tuple[Tensor, Tensor]:
     blocks; a flip that still beats the model at the best radius so far is kept, and the radius
     shrinks by ten halvings of an interval. Draws nothing at random.
     """
+    found, used = zip(*(_rays(part, queries) for part in task.batches()), strict=True)
+    return torch.cat(found), torch.cat(used)
+
+
+def _rays(task: Task, queries: int) -> tuple[Tensor, Tensor]:
     x = task.images.flatten(1)
     dim = x.shape[1]
     sign = torch.ones_like(x)
@@ -169,7 +222,8 @@ def rays(task: Task, *, queries: int = 400) -> tuple[Tensor, Tensor]:
         sign[index], radius[index], found[index] = signs, high, True
 
     def left() -> Tensor:
-        return (used + 1 + _HALVINGS <= queries).nonzero().squeeze(1)
+        near = found & task.near(radius)
+        return (~near & (used + 1 + _HALVINGS <= queries)).nonzero().squeeze(1)
 
     level, block = 0, 0
     index = left()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import foolbox
 import torch
 from torch import Tensor
 
@@ -17,6 +16,8 @@ from robustlib.core.identity import Registry
 
 Norm = Literal["Linf", "L2"]
 AttackFn = Callable[..., tuple[Tensor, Tensor]]
+BATCH_SIZE = 128
+"""Images handed to a model at a time: more were no faster on CPUs (this project's choice)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Task:
         seed: source of random numbers.
         eps: radius; infinite for a search of the smallest perturbation.
         targets: int64 (N,), the classes aimed at, or None.
+        batch_size: images to hand to the model at a time, at most.
     """
 
     model: Guard
@@ -40,6 +42,7 @@ class Task:
     seed: int
     eps: float
     targets: Tensor | None = None
+    batch_size: int = BATCH_SIZE
 
     def at(self, index: Tensor) -> Task:
         """The task for some of the images."""
@@ -53,18 +56,27 @@ class Task:
             targets=targets,
         )
 
+    def batches(self) -> Iterator[Task]:
+        """The tasks for the images, batch by batch."""
+        index = torch.arange(len(self.ids), device=self.ids.device)
+        return map(self.at, index.split(self.batch_size))
+
+    def logits(self) -> Tensor:
+        """float32 (N, classes), what the model makes of the images."""
+        with torch.no_grad():
+            return torch.cat([part.model(part.images) for part in self.batches()])
+
     def beaten(self, images: Tensor) -> Tensor:
         """bool (N,): whether the model gets these versions of the images wrong."""
-        return ~self.model.right(images)
+        parts = zip(self.batches(), images.split(self.batch_size), strict=True)
+        return torch.cat([~part.model.right(shown) for part, shown in parts])
 
-    def through_foolbox(self, method: Any) -> Tensor:
-        """What a foolbox attack makes of the images."""
-        wrapped = foolbox.PyTorchModel(self.model, bounds=(0, 1), device=self.images.device)
-        criterion: Any = foolbox.criteria.Misclassification(self.labels)
-        if self.targets is not None:
-            criterion = foolbox.criteria.TargetedMisclassification(self.targets)
-        radius = {} if math.isinf(self.eps) else {"epsilon": self.eps}
-        return method.run(wrapped, self.images, criterion, **radius)
+    def near(self, norms: Tensor) -> Tensor:
+        """bool (N,): whether perturbations of these norms lie within the radius, a finite one.
+
+        Those on its edge, within rounding, don't.
+        """
+        return norms <= self.eps * (1 - 1e-6) if self.eps < math.inf else norms < 0
 
 
 @dataclass(frozen=True)
