@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from robustlib.core.checks import check_name
 
@@ -39,3 +40,13 @@ def trains_in_bfloat16(device: torch.device) -> bool:
 def training_autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 autocast where `trains_in_bfloat16`, else a no-op."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(device))
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """`values`, which lie in the memory of the host, on `device`.
+
+    A GPU gets them in the order of its work; the host doesn't wait until it is done with that.
+    """
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -277,6 +277,20 @@ def augment(
         groups = check_whole(groups, "groups, if not None for each image,", low=1)
     images = check_images(images).detach()
     ids = check_ids(ids, len(images)).to(images.device)
+    return augment_unchecked(images, names, seed, ids, severity, groups, options)
+
+
+def augment_unchecked(
+    images: Tensor,
+    names: Sequence[str],
+    seed: int,
+    ids: Tensor,
+    severity: Severity = "random",
+    groups: int | None = _GROUPS,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Tensor:
+    """`augment` of what is known to be right, without the checks, which wait for a GPU."""
+    options = options or {}
     if images.numel() == 0:
         return images.clone()
     out = torch.empty_like(images)

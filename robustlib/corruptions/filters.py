@@ -216,7 +216,12 @@ def sample_affine(images: Tensor, matrix: Sequence[Tensor | float], border: str)
     """
     n, _, h, w = images.shape
     like: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
-    a, b, c, d, tx, ty = (torch.as_tensor(m, **like).view(-1, 1, 1) for m in matrix)
+    a, b, c, d, tx, ty = (
+        # as_tensor of a number would wait for a GPU
+        (torch.as_tensor(m, **like) if isinstance(m, Tensor) else torch.full((1,), m, **like))
+        .view(-1, 1, 1)
+        for m in matrix
+    )
     dx = torch.arange(w, **like) - (w - 1) / 2
     dy = (torch.arange(h, **like) - (h - 1) / 2)[:, None]
     x = a * dx + b * dy + (tx + (w - 1) / 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib.core.checks import check_name, check_number, check_whole, settle
+from robustlib.core.devices import sent
 from robustlib.core.randomness import Stream
 from robustlib.recipes.base import (
     Batch,
@@ -248,7 +249,7 @@ def targeted_labeling_example(
             attacked = model(images)
     if target == "uniform":
         drawn = np.random.default_rng([seed, 1]).integers(classes, size=count)
-        goals = torch.from_numpy(drawn).to(images.device)
+        goals = sent(torch.from_numpy(drawn), images.device)
     else:
         goals = attacked.detach().argmin(1)
     goal_labels = F.one_hot(goals, classes).to(targets.dtype)
@@ -271,7 +272,7 @@ def radii(count: int, eps: float, radius: str, seed: int, device: torch.device) 
         "batch": lambda: np.full(count, rng.random(dtype=np.float32), dtype=np.float32),
         "fixed": lambda: np.ones(count, dtype=np.float32),
     }[radius]()
-    return torch.from_numpy(drawn * np.float32(eps)).to(device).view(-1, 1, 1, 1)
+    return sent(torch.from_numpy(drawn * np.float32(eps)), device).view(-1, 1, 1, 1)
 
 
 @contextmanager

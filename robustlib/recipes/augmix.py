@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustlib.core.checks import check_number, check_whole, settle
+from robustlib.core.devices import sent
 from robustlib.corruptions.filters import sample_affine
 from robustlib.recipes.base import (
     Batch,
@@ -76,7 +77,7 @@ class AugMix:
         count, device = len(images), images.device
 
         def on_device(draws: np.ndarray) -> Tensor:
-            return torch.from_numpy(draws.astype(np.float32)).to(device)
+            return sent(torch.from_numpy(draws.astype(np.float32)), device)
 
         weights = on_device(rng.dirichlet([self.alpha] * self.width, count).T)
         share = on_device(rng.beta(self.alpha, self.alpha, count)).view(-1, 1, 1, 1)
@@ -89,7 +90,7 @@ class AugMix:
             for pick, operation in enumerate(OPERATIONS.values()):
                 rows = np.flatnonzero((picks == pick) & (lengths > place))
                 if len(rows):
-                    chosen = torch.from_numpy(rows).to(device)
+                    chosen = sent(torch.from_numpy(rows), device)
                     chains[chosen] = operation(chains[chosen], levels[chosen], signs[chosen])
         mixed = torch.einsum("kn,knchw->nchw", weights, chains.unflatten(0, (self.width, count)))
         return ((1 - share) * images + share * mixed).clamp(0, 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.core.checks import check_number, settle
+from robustlib.core.devices import sent
 from robustlib.recipes.base import (
     Batch,
     checked_corruptions,
@@ -112,7 +113,7 @@ def mix(batch: Batch, *, alpha: float) -> tuple[Tensor, Tensor]:
     """
     rng = np.random.default_rng([batch.seed, 0])
     weight = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
+    partner = sent(torch.from_numpy(rng.permutation(len(batch.images))), batch.images.device)
     targets = batch.one_hot()
     images = torch.lerp(batch.images[partner], batch.images, weight)
     return images, torch.lerp(targets[partner], targets, weight)

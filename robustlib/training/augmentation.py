@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustlib.core.devices import sent
 from robustlib.core.identity import Registry
 from robustlib.core.randomness import derive_seed
 from robustlib.corruptions.filters import sample_affine
@@ -37,8 +38,8 @@ def flip_and_shift(images: Tensor, *, seed: int, flip: bool = True) -> Tensor:
     """
     count, _, height, width = images.shape
     generator = torch.Generator().manual_seed(derive_seed("flip_and_shift", seed))
-    rows = _source_index(count, height, False, generator).to(images.device)
-    columns = _source_index(count, width, flip, generator).to(images.device)
+    rows = sent(_source_index(count, height, False, generator), images.device)
+    columns = sent(_source_index(count, width, flip, generator), images.device)
     plane = torch.arange(3 * count, device=images.device).view(count, 3, 1)
     lines = images.reshape(-1, width).index_select(0, (height * plane + rows[:, None]).flatten())
     moved = lines.view_as(images).gather(3, columns[:, None, None].expand(images.shape))
@@ -91,8 +92,8 @@ def resized_crop(images: Tensor, *, seed: int) -> Tensor:
         *(sign * crop_width / width, zero, zero, crop_height / height),
         *(left + (crop_width - width) / 2, top + (crop_height - height) / 2),
     )
-    on_device = [values.to(images.device) for values in matrix]
-    return sample_affine(images.to(torch.float32), on_device, "mirror")
+    placed = sent(torch.stack(matrix), images.device).unbind()
+    return sample_affine(images.to(torch.float32), placed, "mirror")
 
 
 AUGMENTATIONS: Registry[Callable[..., Tensor]] = Registry(
