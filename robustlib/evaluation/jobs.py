@@ -7,7 +7,7 @@ perturbations), so that an image is decoded and corrupted once and shown to all 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from robustlib.data import Split, StreamedSplit
 from robustlib.data.shared import AnySplit, opened, share
 from robustlib.models import Classifier
 from robustlib.perturbations import Attack, Perturbation
-from robustlib.training import StoredModel, TrainedModel
+from robustlib.training import StoredModel, TrainedModel, resident
 
 _MODELS = 16  # at most, in a job
 _PERTURBATIONS = 8  # at most, in a job on images that are decoded each time
@@ -79,24 +79,26 @@ def compute(
         file=sys.stdout,
         disable=not progress,
     ) as bar:
-        for part, movable, threads in _groups(cells, models, store):
+        for part, movable, device in _groups(cells, models, store, workers):
             able = workers if movable else Workers(1)
-            away = able.elsewhere(len(part), threads)
-            shown = share(split, store) if away else split
             chosen = {i: models[i] for i in sorted({index for _, index, _ in part})}
+            threads = _threads(chosen.values(), movable, device)
+            planned = list(_jobs(part, isinstance(split, StreamedSplit)))
+            away = able.elsewhere(len(planned), threads)
+            images = share(split, store) if away else split
             used = {i: m.stored_in(store) if away else m.model for i, m in chosen.items()}  # type: ignore[attr-defined]
             jobs = [
                 _EvaluationJob(
-                    shown,
+                    images,
                     perturbations,
                     tuple(used[index] for index in indices),
-                    keys[0][0]["device"],
+                    device,
                     keys,
                     seed,
                     batch_size,
                     store.root,
                 )
-                for perturbations, indices, keys in _jobs(part, isinstance(split, StreamedSplit))
+                for perturbations, indices, keys in planned
             ]
             watch = _shown_by(bar, len(jobs))
             able.run(_evaluate_one, jobs, store=store, threads=threads, watch=watch)
@@ -117,19 +119,27 @@ def _movable(model: Classifier, store: Store) -> bool:
 
 
 def _groups(
-    cells: Sequence[Cell], models: Sequence[Classifier], store: Store
-) -> Iterator[tuple[list[Cell], bool, int | None]]:
-    """Cells that can run in the same way, whether anywhere, and on how many threads."""
-    ways: dict[tuple[bool, int | None], set[int]] = {}
-    for index in sorted({index for _, index, _ in cells}):
-        model = models[index]
-        way: tuple[bool, int | None] = (False, None)
-        if isinstance(model, TrainedModel) and model.is_in(store):
-            on_cpu = device_of(model.model).type == "cpu"
-            way = (True, threads_for(model.model, model.image_size) if on_cpu else None)
-        ways.setdefault(way, set()).add(index)
-    for (movable, threads), indices in ways.items():
-        yield [cell for cell in cells if cell[1] in indices], movable, threads
+    cells: Sequence[Cell], models: Sequence[Classifier], store: Store, workers: Workers
+) -> Iterator[tuple[list[Cell], bool, str]]:
+    """Cells whose jobs are alike: whether they can run anywhere, on how large a network, where."""
+    alike: dict[tuple[bool, str, str], list[Cell]] = {}
+    for cell in cells:
+        model = models[cell[1]]
+        movable = _movable(model, store)
+        far = movable and workers.scheduler
+        device = cell[2]["device"] if far else str(device_of(model.model))
+        alike.setdefault((movable, device, model.architecture), []).append(cell)
+    for (movable, device, _), part in alike.items():
+        yield part, movable, device
+
+
+def _threads(models: Iterable[Classifier], movable: bool, device: str) -> int | None:
+    """For models of one architecture; None leaves their number as it is."""
+    model = next(iter(models))
+    if not movable or device != "cpu":
+        return None
+    assert isinstance(model, TrainedModel)
+    return threads_for(model.model, model.image_size)
 
 
 def _jobs(
@@ -160,7 +170,13 @@ def _evaluate_one(job: _EvaluationJob, tell: Tell) -> None:
         for model in models:
             stack.enter_context(evaluating(model))
         results = _outcomes(
-            models, opened(job.split), job.perturbations, job.seed, job.batch_size, tell
+            models,
+            opened(job.split),
+            job.perturbations,
+            job.seed,
+            job.batch_size,
+            torch.device(job.device),
+            tell,
         )
     for keys, by_model in zip(job.keys, results, strict=True):
         for key, values in zip(keys, by_model, strict=True):
@@ -173,34 +189,37 @@ def _outcomes(
     perturbations: Sequence[Perturbation],
     seed: int,
     batch_size: int,
+    device: torch.device,
     tell: Tell,
 ) -> list[list[dict[str, Tensor]]]:
     """For each perturbation and model what the store keeps, (N,) on the CPU.
 
     "correct", bool, which images it gets right; for an attack also "clean_correct", "norm" and
-    "steps", as in `robustlib.attacks.AttackResult`.
+    "steps", as in `robustlib.attacks.AttackResult`. device: where the models lie.
     """
     results: list[list[list[dict[str, Tensor]]]] = [[[] for _ in models] for _ in perturbations]
+    held = resident(split, device) if isinstance(split, Split) else split
     done = 0
     for start in range(0, len(split), batch_size):
         part = slice(start, start + batch_size)
-        images, labels, ids = split.float_images(part), split.labels[part], split.ids[part]
-        places = {device_of(model) for model in models}
-        batches = {p: (images.to(p), labels.to(p), ids.to(p)) for p in places}
+        images = held.float_images(part).to(device)
+        labels, ids = held.labels[part].to(device), held.ids[part].to(device)
         for perturbation, by_model in zip(perturbations, results, strict=True):
-            shared: dict[torch.device, Tensor] = {}
+            same: Tensor | None = None
             for model, result in zip(models, by_model, strict=True):
-                place = device_of(model)
-                batch = batches[place]
                 if isinstance(perturbation, Attack):
-                    result.append(attacked(model, perturbation, *batch, seed))
+                    result.append(attacked(model, perturbation, images, labels, ids, seed))
                 elif perturbation.needs_model:
-                    pictures = perturbation.apply(*batch, model, seed)
-                    result.append(shown(model, pictures, batch[1]))
+                    result.append(
+                        shown(model, perturbation.apply(images, labels, ids, model, seed), labels)
+                    )
                 else:
-                    if place not in shared:
-                        shared[place] = perturbation.apply(*batch, None, seed)
-                    result.append(shown(model, shared[place], batch[1]))
+                    same = (
+                        perturbation.apply(images, labels, ids, None, seed)
+                        if same is None
+                        else same
+                    )
+                    result.append(shown(model, same, labels))
                 done += len(labels)
                 tell(done)
     return [

@@ -2,7 +2,7 @@
 
 from robustlib.training.augmentation import AUGMENTATIONS, flip_and_shift
 from robustlib.training.jobs import train
-from robustlib.training.loading import Loader
+from robustlib.training.loading import Loader, resident
 from robustlib.training.loop import Budget, TrainingDivergedError, channels_last
 from robustlib.training.trained import StoredModel, TrainedModel, epochs_of, overview
 
@@ -17,5 +17,6 @@ __all__ = [
     "epochs_of",
     "flip_and_shift",
     "overview",
+    "resident",
     "train",
 ]

@@ -43,10 +43,8 @@ class Loader:
                 persistent_workers=decoders > 0,
                 pin_memory=device.type == "cuda",
             )
-        elif device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if split.images.numel() <= _SHARE_OF_FREE_MEMORY * free:
-                self._split = split.to(device)
+        else:
+            self._split = resident(split, device)
 
     def __len__(self) -> int:
         return len(self._split)
@@ -70,6 +68,14 @@ class Loader:
                 split.labels[index].to(self.device, non_blocking=True),
                 split.ids[index].to(self.device, non_blocking=True),
             )
+
+
+def resident(split: Split, device: torch.device) -> Split:
+    """`split` on a GPU, as bytes, if it takes at most half of its free memory; else as it is."""
+    if device.type != "cuda":
+        return split
+    free, _ = torch.cuda.mem_get_info(device)
+    return split.to(device) if split.images.numel() <= _SHARE_OF_FREE_MEMORY * free else split
 
 
 class _Order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,13 @@ class Budget:
         )
         if self.averaging == 1:
             raise ValueError("averaging must be below 1: at 1 the weights never change.")
+
+    def finetuning(self, epochs: int) -> Budget:
+        """The same for going on from a trained model: `epochs` epochs at half the rate.
+
+        This project's choice.
+        """
+        return replace(self, epochs=epochs, learning_rate=self.learning_rate / 2)
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0 .. steps - 1."""
