@@ -415,3 +415,23 @@ def test_a_clean_evaluation_needs_no_perturbation(tiny, two, store: Store) -> No
     trained = run(tiny, store, None, [Standard()])
     found = evaluate(trained, tiny.test, [Clean()], store=store, progress=False, workers=two)
     assert found.table["perturbation"].tolist() == ["clean"]
+
+
+def test_a_perturbation_may_write_to_its_images(tiny, store: Store, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Black:
+        label: str = "black"
+        family: str = "own"
+        severity: int = 0
+        needs_model: bool = False
+
+        def apply(self, images, labels, ids, model, seed):
+            return images.zero_()
+
+    trained = run(tiny, store, None, [Standard(), Mixup()])
+    found = evaluate(trained, tiny.test, [Black(), *CELLS], store=store, progress=False)
+    plain = evaluate(
+        trained, tiny.test, CELLS, store=Store(tmp_path / "other"), progress=False
+    ).table
+    kept = found.table[found.table["perturbation"] != "black"].reset_index(drop=True)
+    assert kept.equals(plain)

@@ -205,21 +205,15 @@ def _outcomes(
         images = held.float_images(part).to(device)
         labels, ids = held.labels[part].to(device), held.ids[part].to(device)
         for perturbation, by_model in zip(perturbations, results, strict=True):
-            same: Tensor | None = None
+            seen: Tensor | None = None  # what all models are shown
             for model, result in zip(models, by_model, strict=True):
                 if isinstance(perturbation, Attack):
                     result.append(attacked(model, perturbation, images, labels, ids, seed))
-                elif perturbation.needs_model:
-                    result.append(
-                        shown(model, perturbation.apply(images, labels, ids, model, seed), labels)
-                    )
                 else:
-                    same = (
-                        perturbation.apply(images, labels, ids, None, seed)
-                        if same is None
-                        else same
-                    )
-                    result.append(shown(model, same, labels))
+                    if seen is None or perturbation.needs_model:
+                        asked = model if perturbation.needs_model else None
+                        seen = perturbation.apply(images.clone(), labels, ids, asked, seed)
+                    result.append(shown(model, seen, labels))
                 done += len(labels)
                 tell(done)
     return [
