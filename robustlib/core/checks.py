@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+if TYPE_CHECKING:  # importing torch takes seconds, which checks of names and numbers don't need
+    from torch import Tensor, nn
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _ROUNDING = 1e-5  # how far outside [0, 1] a pixel may lie and is clipped
@@ -145,9 +146,9 @@ def as_flag(value: object) -> bool:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
-    return value.item() if isinstance(value, np.generic) else value
+    return value
 
 
 def check_number(
@@ -227,7 +228,9 @@ def check_images(images: Tensor) -> Tensor:
     What rounding has carried out of [0, 1], up to 1e-5, is clipped, in a copy.
     Raises `ValueError` that says what was found and how to convert it.
     """
-    if not isinstance(images, Tensor):
+    import torch
+
+    if not isinstance(images, torch.Tensor):
         raise ValueError(
             f"images must be a torch.Tensor, got {type(images).__name__}; "
             "convert a NumPy array with torch.from_numpy(array)."
@@ -277,12 +280,16 @@ def check_ids(ids: object, n: int) -> Tensor:
 
     Takes whole numbers in a tensor, an array or a list. Raises `ValueError`.
     """
+    import torch
+
     return torch.arange(n, device="cpu") if ids is None else _whole_numbers(ids, n, "ids")
 
 
 def _whole_numbers(values: Any, n: int, what: str) -> Tensor:
+    import torch
+
     try:
-        found = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
+        found = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{what} must be int64 of shape ({n},), got a {type(values).__name__} of other things."
@@ -301,6 +308,8 @@ def _whole_numbers(values: Any, n: int, what: str) -> Tensor:
 
 def check_module(model: object) -> nn.Module:
     """Return `model` if it is a `torch.nn.Module`; raise `ValueError` otherwise."""
+    from torch import nn
+
     if not isinstance(model, nn.Module):
         inner = isinstance(getattr(model, "model", None), nn.Module)
         hint = "; give its attribute .model" if inner else ""
@@ -314,6 +323,8 @@ def check_logits(output: object, n: int, labels: Tensor | None = None) -> Tensor
     labels: if given, int64 (n,); there must be a class for each of them.
     Raises `ValueError` that says what came instead and how to pick the logits.
     """
+    from torch import Tensor
+
     if not isinstance(output, Tensor):
         raise ValueError(
             f"the model must map {n} images to logits, a tensor ({n}, classes), but it returns "

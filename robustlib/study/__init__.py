@@ -14,7 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-_OF_KERNELS = ("ipykernel", "seaborn")  # imported in the notebooks' own processes
+_NEEDED = (  # imported late or in other processes, where it would be too late to say so
+    *("bs4", "ipykernel", "jinja2", "jupyter_client", "latex2mathml", "matplotlib", "nbconvert"),
+    *("nbformat", "papermill", "psutil", "pygments", "seaborn", "traitlets", "yaml"),
+)
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m robustlib.study") -> int:
@@ -26,12 +29,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m robus
     """
     try:
         with _interruptible():
-            from robustlib.study import runner
-
-            for name in _OF_KERNELS:
+            for name in _NEEDED:
                 if find_spec(name) is None:
                     raise ModuleNotFoundError(name=name)
-            return runner.main(arguments, prog=prog)
+            from robustlib.study import kernels, runner
+
+            try:
+                return runner.main(arguments, prog=prog)
+            finally:
+                kernels.end_all()
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("robustlib"):
             raise

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import json
 import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,18 +33,19 @@ def declared(notebook: str | Path) -> dict[str, Declared]:
     Raises `ValueError` if the notebook can't be read, has no such cell or several, or if anything
     stands in it but lines of the form `n_train: int = 10_000  # comment`.
     """
-    import nbformat  # late: in a kernel, this module does without
-
     path = Path(notebook)
     try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError, nbformat.ValidationError) as error:
+        tagged = [
+            "".join(cell["source"])
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
+        ]
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path.name} can't be read as a notebook: {error}") from None
-    tagged = [
-        cell.source
-        for cell in cells
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
-    ]
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(
+            f"{path.name} can't be read as a notebook of format 4; open it in Jupyter, and save it."
+        ) from None
     if len(tagged) != 1:
         raise ValueError(
             f"{path.name} must have one code cell tagged 'parameters', found {len(tagged)}."

@@ -22,8 +22,6 @@ from robustlib.core.checks import (
     check_number,
     check_severity,
 )
-from robustlib.core.devices import pick_device
-from robustlib.data import DATASETS
 from robustlib.study.declarations import KEPT, executed
 from robustlib.study.values import coerce
 
@@ -72,7 +70,13 @@ def _each(check: Check) -> Check:
     return check_all
 
 
-# These names are imported late: what a notebook doesn't declare, it needn't wait for.
+# What needs torch is imported late: a notebook needn't wait for what it doesn't declare.
+
+
+def _dataset_names() -> Iterable[str]:
+    from robustlib.data import DATASETS
+
+    return DATASETS
 
 
 def _corruption_names() -> Iterable[str]:
@@ -100,8 +104,21 @@ def _options(entries: list[str]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _device(name: str) -> str:
+    from robustlib.core.devices import pick_device
+
     pick_device(name)
     return name
+
+
+def _scheduler(address: str) -> str:
+    """Empty, or protocol://host:port, as a Dask scheduler prints it."""
+    found = re.fullmatch(r"[a-z]+://(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):(\d+)/?", address)
+    if address and not (found and 0 < int(found[2]) < 65536):
+        raise ValueError(
+            "must be the address of a Dask scheduler, such as tcp://host:8786, or '' for this "
+            "machine"
+        )
+    return address
 
 
 def _run_name(name: str) -> str:
@@ -135,7 +152,9 @@ _RADIUS = _between(0, 0.5, above=True)
 
 PARAMETERS: dict[str, Parameter] = {
     "dataset": Parameter(
-        "str", _one_of(lambda: DATASETS, "data set"), "data set: " + ", ".join(DATASETS)
+        "str",
+        _one_of(_dataset_names, "data set"),
+        "data set: shapes10, cifar10, cifar100, folder",
     ),
     "data_root": Parameter("str", _data_root, "folder of the data; '' for the default place"),
     "image_size": Parameter("int", _between(16, 512), "side of the images in pixels"),
@@ -143,12 +162,16 @@ PARAMETERS: dict[str, Parameter] = {
     "n_test": Parameter("int", _between(10, zero="all"), "test images; 0 for all"),
     "n_attack": Parameter("int", _between(10), "test images that are attacked, the first ones"),
     "n_sanity": Parameter("int", _between(10), "images for the sanity checks of attacks"),
-    "n_ablation": Parameter("int", _between(100), "training images of an ablation"),
     "architecture": Parameter(
         "str", _one_of(_architecture_names, "architecture"), "network: small_resnet, resnet18, ..."
     ),
     "epochs": Parameter("int", _between(1), "passes over the training images"),
-    "ablation_epochs": Parameter("int", _between(1), "passes over the images of an ablation"),
+    "finetune_epochs": Parameter(
+        "int",
+        _between(1, zero="training from scratch"),
+        "passes of each recipe from a trained standard model on; 0 for all from scratch",
+    ),
+    "ablation": Parameter("bool", lambda value: value, "train the variants of an ablation, too"),
     "batch_size": Parameter("int", _between(2), "images in a training batch"),
     "augmentation": Parameter(
         "str",
@@ -179,6 +202,14 @@ PARAMETERS: dict[str, Parameter] = {
     "run": Parameter("str", _run_name, "name of the run, for its tables and report"),
     "record_runs": Parameter("list[str]", _run_names, "runs whose tables are cited, if any"),
     "device": Parameter("str", _device, "device: auto, cpu or cuda"),
+    "workers": Parameter(
+        "int",
+        _between(1, 1024, zero="as many as cores"),
+        "processes that train and evaluate; 0 for as many as cores",
+    ),
+    "scheduler": Parameter(
+        "str", _scheduler, "address of a Dask scheduler, tcp://host:8786; '' for this machine"
+    ),
 }
 
 
@@ -269,6 +300,10 @@ def _checked(name: str, value: object) -> Any:
 
 
 def _check_together(values: dict[str, Any]) -> None:
+    if values.get("scheduler") and values.get("workers"):
+        raise ValueError(
+            "the workers of a scheduler are those it has: with 'scheduler', leave 'workers' at 0."
+        )
     dataset = values.get("dataset")
     if dataset == "folder" and not values.get("data_root"):
         raise ValueError(

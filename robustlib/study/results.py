@@ -87,9 +87,31 @@ def load(run: str, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def committed(run: str, name: str) -> pd.DataFrame:
+    """The table `<name>.csv` of a run of record, which the project holds."""
+    return pd.read_csv(_committed(run) / f"{name}.csv")
+
+
+def committed_records(run: str) -> dict[str, dict[str, Any]]:
+    """`records` of a run of record."""
+    return _records(_committed(run))
+
+
+def _committed(run: str) -> Path:
+    """Wherever `ROBUSTLIB_RESULTS` has other runs write."""
+    folder = paths.project_root() / "results" / run
+    if not folder.is_dir():
+        raise MissingResultsError(f"the project holds no run of record {run!r} in results/.")
+    return folder
+
+
 def records(run: str) -> dict[str, dict[str, Any]]:
     """The provenance of every notebook of the run, by its name; empty if there is none."""
-    files = sorted(paths.results_dir(run).glob("*.json"))
+    return _records(paths.results_dir(run))
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(folder.glob("*.json"))
     return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
 
 

@@ -12,25 +12,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
-import papermill
-import psutil  # type: ignore[import-untyped]
 import yaml
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from robustlib.core import paths
 from robustlib.core.checks import check_name
-from robustlib.core.store import Store
-from robustlib.study import report, results
+from robustlib.study import kernels
 from robustlib.study.declarations import declared
 from robustlib.study.parameters import check_declared, validated
-from robustlib.study.report import Outcome, duration
 from robustlib.study.values import coerce
+
+if TYPE_CHECKING:  # imported late: while the kernels' warm process gets ready
+    import nbformat
+
+    from robustlib.study.report import Outcome
 
 
 @dataclass(frozen=True)
@@ -148,6 +147,9 @@ def execute(jobs: Sequence[Job], out: Path) -> list[Outcome]:
 
     An error ends its notebook only. Each executed notebook carries its `Outcome`.
     """
+    from robustlib.study import results
+    from robustlib.study.report import duration
+
     facts = results.provenance()
     outcomes = []
     for position, job in enumerate(jobs, start=1):
@@ -167,6 +169,11 @@ def execute(jobs: Sequence[Job], out: Path) -> list[Outcome]:
 def _execute_one(
     job: Job, target: Path, bar: bool | dict[str, Any], facts: dict[str, str]
 ) -> Outcome:
+    import nbformat
+    import papermill
+
+    from robustlib.study import engine, report
+
     target.unlink(missing_ok=True)
     start = time.perf_counter()
     error = ""
@@ -180,10 +187,10 @@ def _execute_one(
                 progress_bar=bar,
                 cwd=job.notebook.parent,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                engine_name=engine.NAME,
             )
     except KeyboardInterrupt:
         target.unlink(missing_ok=True)  # half a notebook would look like a whole one
-        _end_kernels()
         raise
     except Exception as failure:  # whatever it is, the next notebook gets its turn
         error = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
@@ -191,23 +198,18 @@ def _execute_one(
     source = target if target.is_file() else job.notebook
     notebook = nbformat.read(source, as_version=4)
     in_cell, cell = report.first_error(notebook)
-    outcome = Outcome(error and (in_cell or error), round(seconds, 2), job.parameters, facts, cell)
+    said = error and (in_cell or error)
+    outcome = report.Outcome(said, round(seconds, 2), job.parameters, facts, cell)
     report.record(notebook, outcome)
     _tidy(notebook, job.notebook.name)
     nbformat.write(notebook, target)
     return outcome
 
 
-def _end_kernels() -> None:
-    """End what papermill, interrupted while a kernel starts, leaves behind."""
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if "ipykernel_launcher" in child.cmdline():
-                child.kill()
-
-
 def _tidy(notebook: nbformat.NotebookNode, name: str) -> None:
     """Keep the last state of progress bars, and no path of this machine."""
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
     notes = notebook.metadata.setdefault("papermill", {})
     notes["input_path"] = notes["output_path"] = name
     CoalesceStreamsPreprocessor().preprocess(notebook, {})
@@ -326,6 +328,8 @@ def _study(args: argparse.Namespace, notebooks: Path) -> int:
             raise ValueError("--no-execute goes with --run only.")
         run = args.run or _latest_run()
         validated(run=run)
+        from robustlib.study import report
+
         print(f"report: {_short(report.build_site(paths.reports_dir(run), run))}")
         return 0
     if not notebooks.is_dir():
@@ -336,6 +340,11 @@ def _study(args: argparse.Namespace, notebooks: Path) -> int:
     params = _locate(args.params) if args.params else None
     run = args.run or (params.resolve().name if params else "study")
     validated(run=run)
+    with _kernel_environment():
+        kernels.warm_up()
+    from robustlib.core.store import Store
+    from robustlib.study import report
+
     jobs = plan(notebooks, run=run, params=params, overrides=args.p, only=args.only)
     out = paths.reports_dir(run)
     _check_writable(out)
@@ -344,7 +353,7 @@ def _study(args: argparse.Namespace, notebooks: Path) -> int:
     outcomes = execute(jobs, out)
     failed = [(j.notebook.stem, o) for j, o in zip(jobs, outcomes, strict=True) if o.error]
     index = report.build_site(out, run)
-    wall = duration(time.perf_counter() - start)
+    wall = report.duration(time.perf_counter() - start)
     print(f"run {run!r}: {len(jobs)} notebooks in {wall}, {len(failed) or 'none'} failed")
     for stem, outcome in failed:
         print(f"  {stem}: {outcome.error}")
