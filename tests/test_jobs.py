@@ -368,10 +368,17 @@ def test_small_networks_take_one_thread_and_large_ones_all(monkeypatch) -> None:
     assert not workers.elsewhere(20, 8), "one at a time"
     assert not workers.elsewhere(20, None), "on a GPU"
     assert not Workers(1).elsewhere(20, 1)
-    one_by_one = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.Flatten())
-    monkeypatch.setattr(jobs, "LARGE", 3 * 16 * 16)
-    assert jobs.threads_for(one_by_one, 16) == 8, "3 x 16 x 16 multiply-adds"
-    assert jobs.threads_for(one_by_one, 15) == 1
+
+
+def test_multiply_adds_by_hand() -> None:
+    layers = [torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1)]
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(4, 5)).train()
+    assert jobs.multiply_adds(network, 8) == 8 * 8 * 4 * (3 * 3 * 3) + 4 * 5
+    assert network.training
+    grouped = torch.nn.Conv2d(4, 4, 3, groups=4, stride=2)
+    assert jobs.multiply_adds(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), grouped), 9) == (
+        9 * 9 * 4 * 3 + 4 * 4 * 4 * 9
+    )
 
 
 # Warm starts

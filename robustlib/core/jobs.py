@@ -24,8 +24,7 @@ from typing import Any
 
 import cloudpickle
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from robustlib.core.checks import check_whole
 from robustlib.core.cluster import Cluster, WorkerError, hardware
@@ -51,6 +50,29 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def multiply_adds(network: nn.Module, image_size: int) -> int:
+    """Multiply-adds of the convolutions and linear layers of `network` for one image."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal total
+        total += output.numel() * layer.weight[0].numel()  # type: ignore[operator,index,union-attr]
+
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    modes = {module: module.training for module in network.modules()}
+    some = next(network.parameters())
+    try:
+        with torch.no_grad():
+            network.eval()(some.new_zeros(1, 3, image_size, image_size))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
 def threads_for(network: nn.Module, image_size: int) -> int:
     """How many threads a job with `network` computes on: 1, or all cores if it is a large one.
 
@@ -58,16 +80,7 @@ def threads_for(network: nn.Module, image_size: int) -> int:
     busy; a large one, of `LARGE` multiply-adds or more for an image, needs memory that many jobs
     at once don't have. Results don't depend on the number of workers, since this doesn't.
     """
-    modes = {module: module.training for module in network.modules()}
-    counter = FlopCounterMode(display=False)
-    some = next(network.parameters())
-    try:
-        with torch.no_grad(), counter:
-            network.eval()(some.new_zeros(1, 3, image_size, image_size))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    return cores() if counter.get_total_flops() >= 2 * LARGE else 1
+    return cores() if multiply_adds(network, image_size) >= LARGE else 1
 
 
 @contextmanager

@@ -112,8 +112,8 @@ def train(
         for plan in plans
         if not _is_there(store, plan.key, budget.epochs if keep_epochs else 0)
     }
-    threads = threads_for(network, dataset.image_size) if place.type == "cpu" else None
     if missing:
+        threads = threads_for(network, dataset.image_size) if place.type == "cpu" else None
         split: AnySplit = dataset.train
         if workers.elsewhere(len(missing), threads):
             split = share(dataset.train, store)
