@@ -12,23 +12,24 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import count, islice, product
 from pathlib import Path
 
 import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from robustlib import corruptions, data, models
-from robustlib.core import paths
+from robustlib.core import jobs, paths
 from robustlib.core.devices import pick_device, training_autocast
 from robustlib.core.randomness import derive_seed
 from robustlib.core.store import Store
@@ -119,30 +120,61 @@ def folder_of_papers(split: Split, root: Path) -> ImageFolder:
     return ImageFolder(root, usual_transform(split.image_size))
 
 
-def usual_epoch(
+@dataclass(frozen=True)
+class UsualLoop:
+    """The loop that paper repositories have: float32, contiguous, DataLoader, an epoch a call.
+
+    Its loader processes stay from one epoch to the next.
+    """
+
+    pictures: torch.utils.data.Dataset
+    dataset: Dataset
+    budget: Budget
+    processes: int
+    threads: int
+
+    @cached_property
+    def loader(self) -> DataLoader:
+        return DataLoader(
+            self.pictures,
+            batch_size=self.budget.batch_size,
+            shuffle=True,
+            num_workers=self.processes,
+            drop_last=True,
+            pin_memory=pick_device().type == "cuda",
+            persistent_workers=self.processes > 0,
+        )
+
+    def __call__(self) -> None:
+        device = pick_device()
+        with jobs.threads(self.threads):
+            model = new_model(self.dataset).to(device).train()
+            optimiser = new_optimiser(model, self.budget)
+            criterion = nn.CrossEntropyLoss()
+            running = 0.0
+            for images, labels in self.loader:
+                images = images.to(device, non_blocking=True)
+                labels = labels.to(device, non_blocking=True)
+                loss = criterion(model(images), labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                running += loss.item()
+
+    def __str__(self) -> str:
+        return f"{self.processes} loader processes, {self.threads} threads"
+
+
+def best_settings(
     pictures: torch.utils.data.Dataset, dataset: Dataset, budget: Budget, workers: int
-) -> None:
-    """One epoch of the loop that paper repositories have: float32, contiguous, DataLoader."""
-    device = pick_device()
-    loader = DataLoader(
-        pictures,
-        batch_size=budget.batch_size,
-        shuffle=True,
-        num_workers=workers,
-        drop_last=True,
-        pin_memory=device.type == "cuda",
-    )
-    model = new_model(dataset).to(device).train()
-    optimiser = new_optimiser(model, budget)
-    criterion = nn.CrossEntropyLoss()
-    running = 0.0
-    for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = criterion(model(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        running += loss.item()
+) -> UsualLoop:
+    """The fastest of several numbers of loader processes and threads, on part of an epoch."""
+    part = Subset(pictures, range(max(budget.batch_size, len(dataset.train) // 3)))
+    settings = list(product(sorted({0, min(1, workers), workers}), sorted({1, jobs.cores()})))
+    tasks = {str(i): UsualLoop(part, dataset, budget, *pair) for i, pair in enumerate(settings)}
+    seconds = in_turns(tasks, 1)
+    fastest = min(seconds, key=lambda name: seconds[name])
+    return UsualLoop(pictures, dataset, budget, *settings[int(fastest)])
 
 
 def new_model(dataset: Dataset) -> nn.Module:
@@ -165,40 +197,57 @@ def new_optimiser(model: nn.Module, budget: Budget, fused: bool = False) -> torc
 def training_throughput(
     dataset: Dataset, *, batch_size: int = 128, workers: int = 2, repeats: int = 3
 ) -> pd.DataFrame:
-    """Images a second of one epoch, from a new model to a trained one, storing it included.
+    """Images a second over all cores, from new models to trained ones, storing them included.
 
-    Ours has the images in memory, where `robustlib.data` decodes a folder once for all epochs.
+    Ours trains as many models at once as there are cores, each on one thread (on a GPU: one), for
+    one epoch. It has the images in memory, where `robustlib.data` decodes a folder once for all
+    epochs. The usual loop takes the best of its settings, with up to `workers` loader processes.
     """
     budget = Budget(epochs=1, batch_size=batch_size)
-    seeds = iter(range(repeats + 1))  # a seed met before would come from the store
-    with tempfile.TemporaryDirectory() as store, tempfile.TemporaryDirectory() as folder:
+    at_once = jobs.cores() if pick_device().type == "cpu" else 1
+    seeds = count()  # a seed met before would come from the store
+    with (
+        tempfile.TemporaryDirectory() as store,
+        tempfile.TemporaryDirectory() as folder,
+        jobs.Workers() as pool,
+    ):
 
-        def epoch() -> None:
+        def epochs() -> None:
             train(
                 [Standard()],
                 dataset,
                 architecture=ARCHITECTURE,
                 budget=budget,
-                seeds=[next(seeds)],
+                seeds=list(islice(seeds, at_once)),
                 store=Store(store),
                 progress=False,
+                workers=pool,
             )
 
         usual = {
-            "usual loop, CIFAR10, float32": PicturesOfPapers(dataset.train),
-            "usual loop, ImageFolder, float32": folder_of_papers(dataset.train, Path(folder)),
+            "CIFAR10": PicturesOfPapers(dataset.train),
+            "ImageFolder": folder_of_papers(dataset.train, Path(folder)),
         }
         tasks = {
-            name: partial(usual_epoch, pictures, dataset, budget, workers)
+            name: best_settings(pictures, dataset, budget, workers)
             for name, pictures in usual.items()
         }
-        seconds = in_turns({"ours": epoch, **tasks}, repeats)
+        seconds = in_turns({"ours": epochs, **tasks}, repeats)
     images = len(dataset.train) // batch_size * batch_size
-    speed = {name: images / value for name, value in seconds.items()}
-    ours, case = speed["ours"], f"{ARCHITECTURE}, {precision()}"
+    ours = at_once * images / seconds["ours"]
+    speed = {name: images / seconds[name] for name in usual}
+    case = f"{ARCHITECTURE}, {precision()}, {at_once} at once"
     return pd.DataFrame(
         [
-            row("training, images/s", case, ours, name, speed[name], ours / speed[name], FASTER)
+            row(
+                "training, images/s",
+                case,
+                ours,
+                f"usual loop, {name}, float32, {tasks[name]}",
+                speed[name],
+                ours / speed[name],
+                FASTER,
+            )
             for name in usual
         ]
     )
@@ -228,7 +277,7 @@ RECIPES: tuple[Recipe, ...] = (
 def recipe_costs(
     dataset: Dataset, *, batch_size: int = 128, steps: int = 5, repeats: int = 5
 ) -> pd.DataFrame:
-    """Milliseconds of a training step of each recipe, beside a standard step."""
+    """Milliseconds of a training step of each recipe, beside a standard step; on one thread."""
     device = pick_device()
     split = dataset.train.to(device).first(batch_size)
     images = split.float_images().contiguous(memory_format=torch.channels_last)
@@ -236,6 +285,7 @@ def recipe_costs(
 
     def stepper(recipe: Recipe) -> Callable[[], None]:
         model = channels_last(new_model(dataset), device).train()
+        parameters = list(model.parameters())
         optimiser = new_optimiser(model, budget, fused=True)
         taken = 0
 
@@ -248,17 +298,18 @@ def recipe_costs(
                 with training_autocast(device):
                     loss, _ = recipe.loss(model, batch)
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward(inputs=parameters)
                 optimiser.step()
 
         return take_steps
 
-    seconds = in_turns({recipe.name: stepper(recipe) for recipe in RECIPES}, repeats)
+    with jobs.threads(1):
+        seconds = in_turns({recipe.name: stepper(recipe) for recipe in RECIPES}, repeats)
     cost = {name: 1000 * value / steps for name, value in seconds.items()}
     standard = cost["standard"]
     return pd.DataFrame(
         [
-            row("step, ms", name, value, "standard", standard, value / standard, COST)
+            row("step on one thread, ms", name, value, "standard", standard, value / standard, COST)
             for name, value in cost.items()
         ]
     )
@@ -285,7 +336,7 @@ def corruption_costs(dataset: Dataset, *, n: int = 256, repeats: int = 7) -> pd.
     split = dataset.train.first(n)
     images = split.float_images()
     rows = []
-    with one_thread():
+    with jobs.threads(1):
         for name, corrupt_one in ONE_IMAGE.items():
             parameters = corruptions.info(name).parameters(dataset.image_size)[SEVERITY - 1]
             singles = list(split.images if name == "jpeg_compression" else images)
@@ -302,17 +353,6 @@ def corruption_costs(dataset: Dataset, *, n: int = 256, repeats: int = 7) -> pd.
 
 def one_by_one(function: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
     return [function(image) for image in images]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch: a loop over small images has no use for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def main() -> None:

@@ -42,6 +42,35 @@ def test_normalisation_is_inside() -> None:
     assert "0.mean" not in model.state_dict()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_adds_its_shortcut_and_leaves_its_input(stride: int) -> None:
+    block = models.ResidualBlock(4, 4, stride)
+    images = torch.randn(2, 4, 6, 6, requires_grad=True)
+    before = images.detach().clone()
+    sums = block(images)
+    expected = torch.relu(block.residual(images) + block.shortcut(images))
+    torch.testing.assert_close(sums, expected)
+    assert torch.equal(images, before)
+    weights = torch.randn_like(sums)
+    found, wanted = (
+        torch.autograd.grad((x * weights).sum(), [images, *block.parameters()])
+        for x in (sums, expected)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_widths_and_halvings() -> None:
+    network = models.residual_network(5, 64, widths=(4, 8, 16))
+    images = torch.zeros(1, 3, 64, 64)
+    shapes = []
+    for module in network:
+        images = module(images)
+        if isinstance(module, models.ResidualBlock):
+            shapes.append(tuple(images.shape[1:]))
+    assert shapes == [(4, 16, 16), (8, 8, 8), (16, 4, 4)]
+    assert images.shape == (1, 5)
+
+
 def test_parameter_count_of_a_linear_layer() -> None:
     assert models.parameter_count(torch.nn.Linear(4, 3)) == 15
 

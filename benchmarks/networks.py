@@ -1,0 +1,176 @@
+"""Which small network, and which budget: accuracy for the time of training on one core.
+
+    python -m benchmarks.networks        about half an hour on one thread
+
+Candidates are trained on the first 8,000 training images of shapes10 and scored on the other 2,000;
+the test images have no say. The rule, written down before the results: of all candidates whose
+standard model is trained in at most `LIMIT` seconds of one core, take those within a point of the
+best accuracy, and of these the cheapest. The chosen one is then trained with other recipes, none of
+which may end near chance. The table goes to `benchmarks/networks.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robustlib import corruptions, data, models
+from robustlib.core.inference import evaluating, right
+from robustlib.core.jobs import threads
+from robustlib.core.store import Store
+from robustlib.data import Dataset, Split
+from robustlib.recipes import FGSM, MTLAT, TLAT, Augmented, Recipe, Standard
+from robustlib.training import Budget, train
+
+LIMIT = 45.0
+WITHIN = 0.01
+TABLE = Path(__file__).with_name("networks.csv")
+CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "contrast", "rotation")
+OTHERS: tuple[Recipe, ...] = (MTLAT(), FGSM(), Augmented(CORRUPTIONS), TLAT())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network, by the widths of its blocks, and how it is trained."""
+
+    widths: tuple[int, ...]
+    epochs: int = 8
+    batch_size: int = 128
+    learning_rate: float = 0.2
+    weight_decay: float = 2e-3
+    warmup: float = 0.2
+
+    def budget(self) -> Budget:
+        settings = asdict(self)
+        del settings["widths"]
+        return Budget(**settings)
+
+
+CANDIDATES = (
+    Candidate((16, 48, 96)),
+    Candidate((16, 64, 128)),
+    Candidate((16, 64, 128), weight_decay=5e-4),
+    Candidate((16, 64, 128), weight_decay=5e-4, learning_rate=0.4),
+    Candidate((16, 64, 128), weight_decay=5e-4, batch_size=64),
+    Candidate((16, 64, 128), weight_decay=5e-4, batch_size=64, learning_rate=0.1),
+    Candidate((16, 64, 128), weight_decay=5e-4, batch_size=64, epochs=6),
+    Candidate((16, 48, 96), weight_decay=5e-4, batch_size=64),
+    Candidate((32, 64, 128), weight_decay=5e-4, batch_size=64, epochs=6),
+)
+
+
+def part_for_choosing(dataset: Dataset, held_out: int) -> Dataset:
+    """The training images alone, the last `held_out` of them as test images."""
+    split = dataset.train
+    kept = split.first(len(split) - held_out)
+    held = slice(len(kept), None)
+    test = Split(split.images[held], split.labels[held], split.ids[held])
+    return Dataset.build(f"{dataset.name}, training part", dataset.classes, kept, test)
+
+
+def trial(candidate: Candidate, recipe: Recipe, seed: int, part: Dataset) -> dict[str, object]:
+    """One row of the table: a model trained on `part.train`, scored on `part.test`."""
+    name = f"residual network {candidate.widths}"
+    models.ARCHITECTURES[name] = partial(models.residual_network, widths=candidate.widths)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.process_time()
+            (trained,) = train(
+                [recipe],
+                part,
+                architecture=name,
+                budget=candidate.budget(),
+                seeds=[seed],
+                store=Store(folder),
+                device="cpu",
+                progress=False,
+            )
+            seconds = time.process_time() - started
+    finally:
+        del models.ARCHITECTURES[name]
+    images = part.test.float_images()
+    scores = {"accuracy": accuracy(trained.model, images, part.test.labels)}
+    for corruption in CORRUPTIONS:
+        corrupted = corruptions.corrupt(images, corruption, 3, ids=part.test.ids)
+        scores[corruption] = accuracy(trained.model, corrupted, part.test.labels)
+    return {
+        **asdict(candidate),
+        "parameters": models.parameter_count(trained.model),
+        "recipe": recipe.name,
+        "seed": seed,
+        **scores,
+        "core_seconds": seconds,
+        "images_per_second": len(part.train) * candidate.epochs / seconds,
+    }
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of the images (N, 3, H, W) that are classified as `labels` (N,) say."""
+    with evaluating(model), torch.inference_mode(), threads(1):
+        found = [
+            right(model(part), part_labels)
+            for part, part_labels in zip(images.split(500), labels.split(500), strict=True)
+        ]
+    return torch.cat(found).float().mean().item()
+
+
+def chosen(table: pd.DataFrame) -> Candidate:
+    """The candidate that the rule takes, from a table with rows of the standard recipe.
+
+    Raises:
+        ValueError: none is trained within the limit.
+    """
+    names = list(asdict(Candidate(())))
+    standard = table[table["recipe"] == "standard"]
+    means = standard.groupby(names, as_index=False)[["accuracy", "core_seconds"]].mean()
+    fast = means[means["core_seconds"] <= LIMIT]
+    if fast.empty:
+        raise ValueError(f"no candidate is trained within {LIMIT:g} seconds.")
+    good = fast[fast["accuracy"] >= fast["accuracy"].max() - WITHIN]
+    best = good.loc[good["core_seconds"].idxmin(), names]
+    return Candidate(**best.to_dict())
+
+
+def study(
+    part: Dataset, candidates: Sequence[Candidate], seeds: Sequence[int], table: Path
+) -> Candidate:
+    """The candidate chosen; all trials are written to the CSV file `table`."""
+    rows: list[dict[str, object]] = []
+
+    def add(candidate: Candidate, recipe: Recipe) -> None:
+        for seed in seeds:
+            rows.append(trial(candidate, recipe, seed, part))
+            pd.DataFrame(rows).to_csv(table, index=False, float_format="%.4g")
+            print(*rows[-1].values(), flush=True)
+
+    for candidate in candidates:
+        add(candidate, Standard())
+    best = chosen(pd.DataFrame(rows))
+    for recipe in OTHERS:
+        add(best, recipe)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.networks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds of each model")
+    seeds = range(parser.parse_args().seeds)
+    part = part_for_choosing(data.load("shapes10"), held_out=2000)
+    print(f"chosen: {study(part, CANDIDATES, seeds, TABLE)}")
+
+
+if __name__ == "__main__":
+    main()
