@@ -56,7 +56,7 @@ def multiply_adds(network: nn.Module, image_size: int) -> int:
 
     def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal total
-        total += output.numel() * layer.weight[0].numel()  # type: ignore[operator,index,union-attr]
+        total += output.numel() * layer.weight[0].numel()  # type: ignore[index]
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
