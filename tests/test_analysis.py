@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -130,6 +132,33 @@ def test_bootstrap_draws_equal_a_plain_loop() -> None:
         half = (accuracy[1, 2] - accuracy[0, 2]) / (accuracy[2, 2] - accuracy[0, 2])
         other = (accuracy[2, 1] - accuracy[0, 1]) / (accuracy[1, 1] - accuracy[0, 1])
         assert draw[0, 1] == pytest.approx(max(0, (half + other) / 2))
+
+
+def test_bootstrap_draws_do_not_depend_on_the_size_of_their_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    correct = (np.random.default_rng(0).random((4, 4, 300)) < 0.7).astype(np.float32)
+    whole = statistics.resampled_accuracies(correct, resamples=100, seed=5)
+    scores = overlap.overlap_draws(correct, resamples=100, seed=5)
+    counts = np.random.default_rng(5).multinomial(300, np.full(300, 1 / 300), size=100)
+    np.testing.assert_allclose(whole, np.moveaxis(correct @ counts.T / 300, -1, 0), rtol=1e-12)
+    monkeypatch.setattr(statistics, "_BLOCK", 7 * 8 * 300)
+    parts = [p for p, _ in statistics.resampled_in_parts(correct, resamples=100, seed=5)]
+    assert [part.stop - part.start for part in parts] == [7] * 14 + [2]
+    np.testing.assert_array_equal(
+        statistics.resampled_accuracies(correct, resamples=100, seed=5), whole
+    )
+    np.testing.assert_array_equal(overlap.overlap_draws(correct, resamples=100, seed=5), scores)
+
+
+@pytest.mark.parametrize("draw", [statistics.resampled_accuracies, overlap.overlap_draws])
+def test_a_bootstrap_takes_little_memory(draw: Callable[..., np.ndarray]) -> None:
+    correct = np.ones((4, 4, 10_000), dtype=np.float32)
+    tracemalloc.start()
+    draw(correct, resamples=2500, seed=0)  # 200 MB for all draws of images at once, and again
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150e6
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.statistics import resampled_accuracies
+from robustlib.analysis.statistics import resampled_in_parts
 from robustlib.core.checks import check_name
 
 NORMALISATIONS = ("ratio", "raw")
@@ -91,8 +91,11 @@ def overlap_draws(
 
     Returns float (resamples, K, K); NaN where a draw leaves the score undefined.
     """
-    accuracy = resampled_accuracies(correct, resamples=resamples, seed=seed)
-    return symmetric(directed(accuracy, normalise, min_gain))
+    corruptions = len(correct) - 1
+    draws = np.empty((resamples, corruptions, corruptions))
+    for part, accuracy in resampled_in_parts(correct, resamples=resamples, seed=seed):
+        draws[part] = symmetric(directed(accuracy, normalise, min_gain))
+    return draws
 
 
 def directed(accuracy: np.ndarray, normalise: str, min_gain: float) -> np.ndarray:

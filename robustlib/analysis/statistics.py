@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+_BLOCK = 2**25  # bytes of an array in a bootstrap, but for its input and output
 
 
 def wilson_interval(
@@ -79,6 +80,8 @@ def mean_interval(
     mean, runs = values.mean(axis=0), len(values)
     if runs == 1:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    from scipy import stats  # late: it takes the better part of a second
+
     quantile = stats.t.ppf(0.5 + confidence / 2, runs - 1)
     half = quantile * values.std(axis=0, ddof=1) / np.sqrt(runs)
     return mean, mean - half, mean + half
@@ -97,10 +100,30 @@ def resampled_accuracies(correct: np.ndarray, *, resamples: int, seed: int) -> n
 
     Returns float (resamples, models, perturbations).
     """
+    draws = np.empty((resamples, *correct.shape[:-1]))
+    for part, accuracies in resampled_in_parts(correct, resamples=resamples, seed=seed):
+        draws[part] = accuracies
+    return draws
+
+
+def resampled_in_parts(
+    correct: np.ndarray, *, resamples: int, seed: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """`resampled_accuracies` part by part, so that memory doesn't grow with `resamples`.
+
+    Yields where a part belongs among the draws, and its float (draws, models, perturbations).
+    The images drawn are those of one draw of all; sums of fractions may differ in rounding.
+    """
     images = correct.shape[-1]
+    rows = correct.reshape(-1, images).astype(float)
+    size = max(1, _BLOCK // (8 * max(rows.shape)))
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    return np.moveaxis(correct @ (counts.T / images), -1, 0)
+    for start in range(0, resamples, size):
+        part = slice(start, min(start + size, resamples))
+        counts = rng.multinomial(
+            images, np.full(images, 1 / images), size=part.stop - part.start
+        ).astype(float)
+        yield part, (counts @ rows.T / images).reshape(-1, *correct.shape[:-1])
 
 
 def percentile_interval(draws: np.ndarray, *, confidence: float = 0.95) -> np.ndarray:
