@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from robustlib.core.checks import UnknownNameError
+from robustlib.data import DATASETS
 from robustlib.study.declarations import declared
 from robustlib.study.parameters import PARAMETERS, validated
 from robustlib.study.values import coerce
@@ -82,6 +83,17 @@ def test_settings_are_frozen_and_typed() -> None:
     assert "passes over the training images" in settings._repr_html_()
 
 
+def test_workers_and_scheduler_take_what_dask_prints() -> None:
+    assert validated(workers="0", scheduler="").scheduler == ""
+    assert validated(workers=1024).workers == 1024
+    for address in ("tcp://10.0.0.7:8786", "tls://node-3.cluster:1", "tcp://[fe80::1]:65535"):
+        assert validated(scheduler=address, workers=0).scheduler == address
+
+
+def test_the_help_names_every_data_set() -> None:
+    assert PARAMETERS["dataset"].help == "data set: " + ", ".join(DATASETS)
+
+
 def test_unknown_parameter_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'epochs'"):
         validated(epoch=3)
@@ -114,6 +126,14 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"run": ".."}, "letters, digits"),
         ({"record_runs": ["x y"]}, "letters, digits"),
         ({"device": "gpu"}, "unknown device"),
+        ({"workers": -1}, r"1 to 1024 \(or 0 for as many as cores\)"),
+        ({"workers": 2000}, r"1 to 1024 \(or 0 for as many as cores\)"),
+        ({"scheduler": "8786"}, "'scheduler' = '8786': must be the address of a Dask scheduler"),
+        ({"scheduler": "host:8786"}, "such as tcp://host:8786"),
+        ({"scheduler": "tcp://host"}, "such as tcp://host:8786"),
+        ({"scheduler": "tcp://host:99999"}, "such as tcp://host:8786"),
+        ({"scheduler": "tcp://a b:1"}, "or '' for this machine"),
+        ({"scheduler": "tcp://host:8786", "workers": 2}, "leave 'workers' at 0"),
         ({"corruptions": ["gausian_noise"]}, "unknown corruption 'gausian_noise'"),
         ({"dataset": "folder", "data_root": ""}, "needs the parameter 'data_root'"),
         ({"dataset": "shapes10", "image_size": 64}, "32 pixels"),
@@ -183,9 +203,10 @@ def test_other_content_of_the_cell_is_refused(
         declared(notebook(tmp_path / "a.ipynb", *sources))
 
 
-def test_not_a_notebook(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"worksheets": []}', '{"cells": [{}]}'])
+def test_not_a_notebook(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.ipynb"
-    path.write_text("{")
+    path.write_text(text)
     with pytest.raises(ValueError, match=r"a\.ipynb can't be read as a notebook"):
         declared(path)
 

@@ -215,12 +215,18 @@ class _Exporter(HTMLExporter):
         )
 
 
-def _body(notebook: nbformat.NotebookNode, folder: Path) -> str:
+@functools.cache
+def _exporter() -> _Exporter:
     quiet = logging.getLogger("robustlib.study.report.nbconvert")
     quiet.setLevel(logging.ERROR)
     exporter = _Exporter(raw_template=_TEMPLATE, log=quiet)
     exporter.register_preprocessor(_DropErrorMarkers, enabled=True)
-    text, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    return exporter
+
+
+def _body(notebook: nbformat.NotebookNode) -> str:
+    folder = paths.project_root() / "notebooks"
+    text, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
     soup = BeautifulSoup(text, "html.parser")
     for tag in soup.find_all(src=_is_remote) + soup.find_all("link"):
         tag.decompose()
@@ -263,7 +269,7 @@ def build_site(folder: Path, name: str) -> Path:
     for position, stem in enumerate(stems):
         navigation = _navigation(name, stems, titles, position)
         outcome = outcomes[position]
-        body = _body(notebooks[position], paths.project_root() / "notebooks")
+        body = _body(notebooks[position])
         content = f"{navigation}{_failure(outcome)}{body}{_stamp(outcome)}{navigation}"
         (folder / f"{stem}.html").write_text(_page(titles[position], content), encoding="utf-8")
     index = folder / "index.html"
