@@ -29,6 +29,7 @@ from robustlib.recipes import (
     Recipe,
     Standard,
 )
+from robustlib.training import Budget, loop
 from robustlib.training.augmentation import AUGMENTATIONS
 
 GPU = torch.device("meta")
@@ -90,6 +91,24 @@ def test_no_augmentation_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device=GPU)
     with no_waiting(monkeypatch):
         assert AUGMENTATIONS[name](images, seed=1).device == GPU
+
+
+def test_no_step_of_training_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.optim.SGD
+
+    def unfused(*args: Any, fused: bool, **settings: Any) -> torch.optim.SGD:
+        return plain(*args, foreach=False, **settings)
+
+    monkeypatch.setattr(torch.optim, "SGD", unfused)  # the fused one doesn't know "meta"
+    monkeypatch.setattr(loop, "training_autocast", lambda device: nullcontext())
+    model = models.build("small_resnet", classes=3, image_size=16, seed=0)
+    training = loop.Run(model, MTLAT(), 3, 2, Budget(epochs=1, averaging=0.9), 0, GPU)
+    images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device=GPU)
+    labels = torch.empty(8, dtype=torch.int64, device=GPU)
+    with no_waiting(monkeypatch):
+        for _ in range(2):
+            training.take_step(images, labels, labels)
+    assert training.steps_taken == 2
 
 
 @pytest.mark.parametrize(
