@@ -222,9 +222,16 @@ class Attack:
         }
 
     def run(
-        self, images: Tensor, labels: Tensor, ids: Tensor, model: nn.Module | None, seed: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        model: nn.Module | None,
+        seed: int,
+        *,
+        batch_size: int = attacks.BATCH_SIZE,
     ) -> attacks.AttackResult:
-        """`robustlib.attacks.run` on the images.
+        """`robustlib.attacks.run` on the images, `batch_size` at a time, which changes no result.
 
         Raises:
             ValueError: no model was given.
@@ -232,7 +239,15 @@ class Attack:
         if model is None:
             raise ValueError(f"the attack {self.name!r} needs the model that it attacks.")
         return attacks.run(
-            model, images, labels, self.name, eps=self.eps, seed=seed, ids=ids, **self.options
+            model,
+            images,
+            labels,
+            self.name,
+            eps=self.eps,
+            seed=seed,
+            ids=ids,
+            batch_size=batch_size,
+            **self.options,
         )
 
     def apply(

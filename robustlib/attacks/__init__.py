@@ -3,10 +3,11 @@
     result = run(model, images, labels, "pgd", eps=2 / 255)
     result.robust_correct  # right clean and attacked, for each image
 
-FGSM, PGD, MI-FGSM and DeepFool go through foolbox; the others are written from their papers. An
-attack leaves model and images untouched, and what an image becomes depends on (model, image,
-label, seed, image id, settings) only: not on the batch, to rounding, nor on the gradient mode,
-autocast or the default dtype. Logits that aren't finite count as wrong.
+DeepFool goes through foolbox; the others are written from their papers. Images that are beaten
+leave, and others take their place, so that batches stay full. An attack leaves model and images
+untouched, and what an image becomes depends on (model, image, label, seed, image id, settings)
+only: not on the batch, to rounding, nor on the gradient mode, autocast or the default dtype.
+Logits that aren't finite count as wrong.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from robustlib.core.inference import (
 )
 
 __all__ = [
+    "BATCH_SIZE",
     "FIVE",
     "AttackInfo",
     "AttackResult",
@@ -73,8 +75,9 @@ class AttackResult:
 
     Attributes:
         adversarial: float32 (N, 3, H, W) in [0, 1]. An image that the model gets wrong clean is
-            unchanged, and so is one that a minimal attack didn't beat within the radius. For one
-            that another attack didn't beat, it is the last attempt.
+            unchanged, and so is one that a minimal attack didn't beat within the radius. One that
+            was beaten is done: no further step makes it worse, or, if a minimal attack has a
+            radius, smaller. For one that another attack didn't beat, it is the last attempt.
         clean_correct: bool (N,), right before the attack.
         robust_correct: bool (N,), right before and after it.
         norm: float32 (N,), of the perturbation, measured from the pixels in the attack's norm.
@@ -175,7 +178,8 @@ def run(
         name: one of `names()`.
         eps: radius in the attack's norm, pixels in [0, 1]: Linf in (0, 0.5], L2 in
             (0, 0.5 sqrt(3 H W)], where every image can be made grey. With a minimal attack, only
-            perturbations within it count; None counts all.
+            perturbations within it count, and the first one ends the search; None counts all, and
+            looks for the smallest.
         seed: source of random starts and draws.
         ids: int64 (N,), identities of the images; default: their positions.
         targets: int64 (N,), the classes to aim at, other than the labels, for attacks that have

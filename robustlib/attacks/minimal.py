@@ -189,54 +189,57 @@ def rays(task: Task, *, queries: int = 400) -> tuple[Tensor, Tensor]:
     blocks; a flip that still beats the model at the best radius so far is kept, and the radius
     shrinks by ten halvings of an interval. Draws nothing at random.
     """
-    found, used = zip(*(_rays(part, queries) for part in task.batches()), strict=True)
-    return torch.cat(found), torch.cat(used)
+    dim = task.images[0].numel()
+    sizes = [dim]
+    while sizes[-1] > 1:
+        sizes.append(math.ceil(dim / 2 ** len(sizes)))
+    blocks = torch.tensor(sizes, device=task.ids.device)  # their sizes, level by level
+    pixel = torch.arange(dim, device=task.ids.device)
+
+    def begin(part: Task) -> _Ray:
+        x, none = part.images, counted(part, 0)
+        radius = torch.ones_like(x[:, 0, 0, 0])
+        return _Ray(none, x, radius, torch.ones_like(x), radius, none, none - 1, none)
+
+    def advance(part: Task, s: _Ray) -> Tensor:
+        halving = s.halvings > 0
+        size = torch.where(s.level < 0, 0, blocks[s.level])  # at first, nothing is flipped
+        first = s.block * size
+        flip = (pixel >= first[:, None]) & (pixel < (first + size)[:, None])
+        flip = (flip & ~halving[:, None]).view_as(s.sign)
+        sign = torch.where(flip, -s.sign, s.sign)
+        radius = torch.where(halving, (s.low + s.radius) / 2, s.radius)
+        shown = (part.images + per_image(radius) * sign).clamp_(0, 1)
+        wrong = ~part.model.right(shown)
+        s.found = torch.where(per_image(wrong), shown, s.found)
+        s.radius = torch.where(wrong, radius, s.radius)
+        s.low = torch.where(wrong, s.low, radius)
+
+        won = wrong & ~halving
+        s.sign = torch.where(per_image(won), sign, s.sign)
+        s.low = torch.where(won, 0, s.low)
+        s.halvings = torch.where(won, _HALVINGS, (s.halvings - 1).clamp_min(0))
+        s.block = s.block + ~halving
+        through = ~halving & (s.block * size >= dim) | (s.level < 0)
+        s.level = torch.where(through, (s.level + 1) % len(sizes), s.level)
+        s.block = torch.where(through, 0, s.block)
+        s.step = s.step + 1
+        over = (s.step + 1 + _HALVINGS > queries) | part.near(s.radius)
+        return over & (s.halvings == 0)
+
+    if queries < 1 + _HALVINGS:
+        return task.images, counted(task, 0)
+    return pooled(task, begin, advance)
 
 
-def _rays(task: Task, queries: int) -> tuple[Tensor, Tensor]:
-    x = task.images.flatten(1)
-    dim = x.shape[1]
-    sign = torch.ones_like(x)
-    radius = torch.ones_like(x[:, 0])
-    found = torch.zeros_like(radius, dtype=torch.bool)
-    used = counted(task, 0)
-
-    def beats(index: Tensor, signs: Tensor, radii: Tensor) -> Tensor:
-        used[index] += 1
-        moved = (x[index] + radii[:, None] * signs).clamp(0, 1)
-        return task.at(index).beaten(moved.view(-1, *task.images.shape[1:]))
-
-    def attempt(index: Tensor, start: int, end: int) -> None:
-        signs = sign[index]
-        signs[:, start:end] *= -1
-        won = beats(index, signs, radius[index])
-        index, signs = index[won], signs[won]
-        if not len(index):
-            return
-        high = radius[index]
-        low = torch.zeros_like(high)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            inside = beats(index, signs, middle)
-            high, low = torch.where(inside, middle, high), torch.where(inside, low, middle)
-        sign[index], radius[index], found[index] = signs, high, True
-
-    def left() -> Tensor:
-        near = found & task.near(radius)
-        return (~near & (used + 1 + _HALVINGS <= queries)).nonzero().squeeze(1)
-
-    level, block = 0, 0
-    index = left()
-    if len(index):
-        attempt(index, 0, 0)
-    while len(index := left()):
-        size = math.ceil(dim / 2**level)
-        attempt(index, block * size, (block + 1) * size)
-        block += 1
-        if block * size >= dim:
-            level, block = (level + 1 if size > 1 else 0), 0
-    moved = (x + radius[:, None] * sign).clamp(0, 1)
-    return torch.where(found[:, None], moved, x).view_as(task.images), used
+@dataclass
+class _Ray(State):
+    radius: Tensor  # the smallest that beats the model along `sign`, or 1
+    sign: Tensor
+    low: Tensor  # the interval that is halved is from here to `radius`
+    halvings: Tensor  # still to do
+    level: Tensor  # block number `block` of this level is flipped next
+    block: Tensor
 
 
 _HALVINGS = 10
