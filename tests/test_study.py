@@ -127,9 +127,13 @@ def test_runs_in_order_reports_failures_and_goes_on(
     assert anchor
     assert f'id="{anchor[1]}"' in page
 
-    (folder / "index.html").unlink()
+    pages = {path: path.read_text() for path in folder.glob("0*.html")}
+    for path in folder.glob("*.html"):
+        path.unlink()
     assert study.run("--no-execute") == 0
     assert (folder / "index.html").is_file()
+    assert len(pages) == 4
+    assert {path: path.read_text() for path in folder.glob("0*.html")} == pages
 
 
 def test_parameter_files_are_coerced_and_overridden(study: Study, tmp_path: Path) -> None:

@@ -154,14 +154,12 @@ def image_grid(
         squeeze=False,
         layout="constrained",
         gridspec_kw={"wspace": 0.03, "hspace": 0.03},
+        subplot_kw={"xticks": [], "yticks": []},
     )
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
             axis = axes[row, column]
             axis.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(False)
             if row == 0 and above:
                 axis.set_title(above[column], fontsize=9)
         if row_labels:

@@ -7,7 +7,7 @@ import html
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,8 @@ def _exporter() -> _Exporter:
     return exporter
 
 
-def _body(notebook: nbformat.NotebookNode) -> str:
+def body(notebook: nbformat.NotebookNode) -> str:
+    """The cells of an executed notebook as HTML: what `build_site` makes a page of."""
     folder = paths.project_root() / "notebooks"
     text, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
     soup = BeautifulSoup(text, "html.parser")
@@ -251,11 +252,12 @@ def title_of(notebook: nbformat.NotebookNode, default: str) -> str:
     return default
 
 
-def build_site(folder: Path, name: str) -> Path:
+def build_site(folder: Path, name: str, bodies: Mapping[str, str] | None = None) -> Path:
     """Write an HTML page for each executed notebook in `folder`, and `index.html`.
 
     `name` is the run's name. The pages are a function of the notebooks alone, so the site can be
-    rebuilt at any time. Returns the path of the index.
+    rebuilt at any time. `bodies`: what `body` has returned already, by the notebook's name.
+    Returns the path of the index.
 
     Raises `ValueError` if the folder holds no notebook.
     """
@@ -269,8 +271,8 @@ def build_site(folder: Path, name: str) -> Path:
     for position, stem in enumerate(stems):
         navigation = _navigation(name, stems, titles, position)
         outcome = outcomes[position]
-        body = _body(notebooks[position])
-        content = f"{navigation}{_failure(outcome)}{body}{_stamp(outcome)}{navigation}"
+        cells = (bodies or {}).get(stem) or body(notebooks[position])
+        content = f"{navigation}{_failure(outcome)}{cells}{_stamp(outcome)}{navigation}"
         (folder / f"{stem}.html").write_text(_page(titles[position], content), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(_page(f"Run {name}", _index(name, stems, titles, outcomes)), encoding="utf-8")

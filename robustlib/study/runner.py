@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,33 +143,36 @@ def _relative_to_project(name: str, value: str) -> Any:
     return value if given.is_absolute() else os.path.relpath(given, paths.project_root())
 
 
-def execute(jobs: Sequence[Job], out: Path) -> list[Outcome]:
+def execute(jobs: Sequence[Job], out: Path, run: str) -> tuple[list[Outcome], Path]:
     """Execute `jobs` one after the other into `out`, with a line of progress for each.
 
-    An error ends its notebook only. Each executed notebook carries its `Outcome`.
+    An error ends its notebook only. Each executed notebook carries its `Outcome`. While one runs,
+    the page of that before it is made. Returns the outcomes and the index of the pages of `run`.
     """
-    from robustlib.study import results
-    from robustlib.study.report import duration
+    from robustlib.study import report, results
 
     facts = results.provenance()
-    outcomes = []
-    for position, job in enumerate(jobs, start=1):
-        line = f"notebook {position}/{len(jobs)} {job.notebook.stem} ... "
-        bar: bool | dict[str, Any] = False
-        if sys.stderr.isatty():
-            bar = {"desc": line.rstrip(". "), "leave": False}
-        else:
-            print(line, end="", flush=True)
-        outcome = _execute_one(job, out / job.notebook.name, bar, facts)
-        outcomes.append(outcome)
-        result = f"{duration(outcome.seconds)}{', FAILED' if outcome.error else ''}"
-        print(f"{line}{result}" if bar else result, flush=True)
-    return outcomes
+    outcomes, bodies = [], {}
+    with ThreadPoolExecutor(1) as pages:
+        for position, job in enumerate(jobs, start=1):
+            line = f"notebook {position}/{len(jobs)} {job.notebook.stem} ... "
+            bar: bool | dict[str, Any] = False
+            if sys.stderr.isatty():
+                bar = {"desc": line.rstrip(". "), "leave": False}
+            else:
+                print(line, end="", flush=True)
+            outcome, notebook = _execute_one(job, out / job.notebook.name, bar, facts)
+            outcomes.append(outcome)
+            bodies[job.notebook.stem] = pages.submit(report.body, notebook)
+            result = f"{report.duration(outcome.seconds)}{', FAILED' if outcome.error else ''}"
+            print(f"{line}{result}" if bar else result, flush=True)
+        ready = {stem: body.result() for stem, body in bodies.items()}
+    return outcomes, report.build_site(out, run, ready)
 
 
 def _execute_one(
     job: Job, target: Path, bar: bool | dict[str, Any], facts: dict[str, str]
-) -> Outcome:
+) -> tuple[Outcome, nbformat.NotebookNode]:
     import nbformat
     import papermill
 
@@ -203,7 +207,7 @@ def _execute_one(
     report.record(notebook, outcome)
     _tidy(notebook, job.notebook.name)
     nbformat.write(notebook, target)
-    return outcome
+    return outcome, notebook
 
 
 def _tidy(notebook: nbformat.NotebookNode, name: str) -> None:
@@ -350,9 +354,8 @@ def _study(args: argparse.Namespace, notebooks: Path) -> int:
     _check_writable(out)
     Store()  # raises if the notebooks could not write to it
     start = time.perf_counter()
-    outcomes = execute(jobs, out)
+    outcomes, index = execute(jobs, out, run)
     failed = [(j.notebook.stem, o) for j, o in zip(jobs, outcomes, strict=True) if o.error]
-    index = report.build_site(out, run)
     wall = report.duration(time.perf_counter() - start)
     print(f"run {run!r}: {len(jobs)} notebooks in {wall}, {len(failed) or 'none'} failed")
     for stem, outcome in failed:
