@@ -1,8 +1,8 @@
 """Speed, side by side with what you would use instead: the first half of `make bench`.
 
-Under two minutes; `benchmarks.corruptions` is the other half. Every comparison runs in one process,
-in turns (A B A B ...) after a warm-up, and shows medians. Close other programs first. The table
-goes to `reports/bench.csv`, what it was measured on to `reports/bench.json`.
+About two minutes; `benchmarks.corruptions` is the other half. What is compared runs in turns
+(A B A B ...) after a warm-up; medians are shown. Close other programs first. The table goes to
+`reports/bench.csv`, what it was measured on to `reports/bench.json`.
 """
 
 from __future__ import annotations
