@@ -18,7 +18,8 @@ help:
 	@echo 'make test      run the tests, smoke run of every notebook included'
 	@echo 'make lint      check style, types and layers'
 	@echo 'make bench     measure speed beside what you would use instead'
-	@echo 'make fidelity  compare corruptions with outputs of the published code in REFERENCE=folder'
+	@echo 'make fidelity  compare corruptions with outputs of the published code in REFERENCE=folder,'
+	@echo '               attacks with a checkout of the official AutoAttack in AUTOATTACK=folder'
 	@echo 'make lab       open JupyterLab in the environment'
 	@echo 'make report    rebuild the HTML pages of the latest run from its notebooks'
 	@echo 'make clean     delete reports, stored models and caches; keep .venv and data'
@@ -72,11 +73,14 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(PY) -m benchmarks.run $(ARGS)
 	@$(PY) -m benchmarks.corruptions
+	@$(PY) -m benchmarks.attacks
 
 fidelity: $(INSTALLED)
-	@test -n '$(REFERENCE)' || { \
-	    echo "Name the folder of reference outputs: make fidelity REFERENCE=folder" >&2; exit 1; }
-	@$(PY) -m benchmarks.fidelity '$(REFERENCE)'
+	@test -n '$(REFERENCE)$(AUTOATTACK)' || { \
+	    echo "Name the folder of reference outputs, make fidelity REFERENCE=folder, or a checkout" \
+	         "of the official AutoAttack, make fidelity AUTOATTACK=folder, or both." >&2; exit 1; }
+	@test -z '$(REFERENCE)' || $(PY) -m benchmarks.fidelity '$(REFERENCE)'
+	@test -z '$(AUTOATTACK)' || $(PY) -m benchmarks.autoattack '$(AUTOATTACK)' $(ARGS)
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter-lab $(ARGS)
