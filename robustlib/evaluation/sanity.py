@@ -25,6 +25,7 @@ from robustlib.core.checks import (
     check_whole,
 )
 from robustlib.core.inference import device_of, evaluating
+from robustlib.core.jobs import Workers
 from robustlib.core.randomness import Stream
 from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
@@ -50,6 +51,7 @@ def sanity_table(
     seed: int = 0,
     slack: float = 0.02,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> pd.DataFrame:
     """Checks of each model whose failure means that its robustness looks masked.
 
@@ -68,6 +70,7 @@ def sanity_table(
         seed: source of all randomness.
         slack: what values may be off by, for chance, 0 or more.
         progress: show a progress bar on standard output.
+        workers: where the attacks run, as in `robustlib.evaluation.evaluate`.
 
     Returns a frame with one row for each (model, check) and the columns model; check; value, which
     was measured; expected, "<=" or ">="; reference, which the value is compared with; and passed,
@@ -88,7 +91,9 @@ def sanity_table(
         Attack("apgd_dlr", eps, steps=50, classes=3),
         *(Attack("pgd", radius, steps=20, restarts=1) for radius in _LARGE if radius != eps),
     ]
-    result = evaluate(models, split, cells, store=store, seed=seed, progress=progress)
+    result = evaluate(
+        models, split, cells, store=store, seed=seed, progress=progress, workers=workers
+    )
     correct = result.correct.reshape(len(cells) + 1, len(models), len(split))
     transferred = _transferred([trained.model for trained in models], split, eps, seed)
     rows = []
