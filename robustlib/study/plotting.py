@@ -160,6 +160,8 @@ def image_grid(
         for column, image in enumerate(images):
             axis = axes[row, column]
             axis.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            axis.xaxis.set_visible(False)  # empty, but it would be laid out
+            axis.yaxis.set_visible(column == 0)
             if row == 0 and above:
                 axis.set_title(above[column], fontsize=9)
         if row_labels:
