@@ -14,6 +14,7 @@ import sys
 import threading
 import uuid
 from contextlib import suppress
+from multiprocessing import util
 from types import ModuleType
 from typing import Any
 
@@ -131,7 +132,8 @@ class _Kernel:
 
 def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """Be a kernel: in a session of its own, which ends with the process that asked for it."""
-    atexit._clear()  # of what the warm process wants done at its end
+    atexit._clear()  # of what the warm process wants done at its own end
+    atexit.register(util._exit_function)  # type: ignore[attr-defined]
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
