@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+import torch
 from torch import Tensor, nn
 
-from benchmarks import autoattack
+from benchmarks import attacks, autoattack
 from robustlib import models
 from robustlib.data import Dataset
 
@@ -175,3 +177,46 @@ def test_the_table_and_its_provenance_are_written(
     assert facts["images"] == 6
     assert facts["eps"] == autoattack.EPS
     assert {"processor", "packages", "commit"} <= set(facts)
+
+
+def test_attacks_stand_beside_those_of_foolbox(tiny: Dataset) -> None:
+    part = tiny.test.first(30)
+    mine = models.wrap(ChannelMeans().eval(), name="means")
+    best = part.float_images().mean((2, 3)).topk(2).values
+    lead = float((best[:, 0] - best[:, 1]).median())  # 2 eps, and sqrt(2 / 256) eps in the L2 norm
+    given = {name: {**options, "eps": lead / 2} for name, options in attacks.OURS.items()}
+    given |= {name: {**given[name], "eps": 1.02 * lead * 128**0.5} for name in ("cw", "ddn")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attacks, "OURS", given)
+        table = attacks.compare([mine], part.float_images(), part.labels, repeats=1)
+    assert table["attack"].tolist() == ["fgsm", "pgd", "mi_fgsm", "cw", "ddn"]
+    assert table["ours"].between(0.1, 0.9).all()
+    # The model is linear, so that all are exact, up to the search of the smallest norm.
+    assert (table["ours"] - table["foolbox"])[:3].abs().max() <= 0.04
+    assert (table["ours"] - table["foolbox"])[3:].max() <= 0.1
+    assert (table[["seconds", "foolbox_seconds"]] > 0).all(axis=None)
+    assert table["ratio"].tolist() == pytest.approx(
+        (table["foolbox_seconds"] / table["seconds"]).tolist()
+    )
+
+
+def test_a_perturbation_beyond_the_radius_does_not_count(tiny: Dataset) -> None:
+    part = tiny.test.first(12)
+    batch = ChannelMeans().eval(), part.float_images(), part.labels
+    method = attacks.theirs()["ddn"]
+    wide, narrow = (attacks.by_foolbox(*batch, eps, method, "ddn") for eps in (20.0, 1e-3))
+    assert not wide.any()
+    assert narrow.all()
+
+
+def test_every_task_runs_once_to_warm_up_and_then_in_turns() -> None:
+    calls: list[str] = []
+
+    def task(name: str) -> torch.Tensor:
+        calls.append(name)
+        return torch.tensor([len(calls)])
+
+    results, seconds = attacks.in_turns([partial(task, "a"), partial(task, "b")], 2)
+    assert "".join(calls) == "ababab"
+    assert [int(result) for result in results] == [5, 6]
+    assert len(seconds) == 2
