@@ -13,9 +13,11 @@ int32 with wraparound. It serves simulation and is not cryptographic.
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +55,12 @@ def _mix(x: Tensor) -> Tensor:
     return _shift_xor(x, 16)
 
 
+def _hashed_counters(start: int, count: int, device: torch.device) -> Tensor:
+    """The hashes of start .. start + count - 1, which are the same for every image."""
+    counters = torch.arange(start, start + count, device=device)
+    return _mix(counters.to(torch.int32).mul_(_GOLDEN))
+
+
 def _signed(word: int) -> int:
     """Return the low 32 bits of `word` as a signed number."""
     return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
@@ -81,25 +89,38 @@ class Stream:
         first = _mix(_mix(_mix(id_low ^ low) + id_high) + high)
         second = _mix(_mix(_mix(id_low + high) ^ id_high) + (low ^ _GOLDEN))
         self._keys = first[:, None], second[:, None]
+        self._hash: Callable[[int, int, torch.device], Tensor] = _hashed_counters
         self._used = 0
         self.n = ids.shape[0]
         self.device = ids.device
+
+    def split(self, size: int) -> Iterator[Stream]:
+        """Streams of `size` images each, fewer in the last, that start where this one is.
+
+        They share what doesn't depend on the image, so that the same calls on each cost less.
+        """
+        shared = functools.cache(_hashed_counters)
+        for keys in zip(*(key.split(size) for key in self._keys), strict=True):
+            part = copy.copy(self)
+            part._keys, part._hash, part.n = keys, shared, len(keys[0])
+            yield part
 
     def bits(self, count: int) -> Tensor:
         """Return the next `count` words of each image: int32 (N, count), all 32 bits random."""
         start = self._used
         self._used += count
-        counters = torch.arange(start, start + count, device=self.device)
-        x = _mix(counters.to(torch.int32).mul_(_GOLDEN)) ^ self._keys[0]
+        x = self._hash(start, count, self.device) ^ self._keys[0]
         _shift_xor(x, 16).mul_(_MULTIPLIER_1).add_(self._keys[1])
         _shift_xor(x, 15).mul_(_MULTIPLIER_2)
         return _shift_xor(x, 16)
 
     def _unit(self, count: int) -> Tensor:
-        """Uniforms (k + 1/2) / 2**23: exact in float32, never 0 and never 1."""
-        x = self.bits(count)
-        x = (x >> 9).bitwise_and_(0x7FFFFF).to(torch.float32)
-        return x.add_(0.5).mul_(2.0**-23)
+        """Uniforms (k + 1/2) / 2**23: exact in float32, never 0 and never 1.
+
+        k becomes the mantissa of a float from 1 to 2.
+        """
+        x = (self.bits(count) >> 9).bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
+        return x.view(torch.float32).sub_(1 - 2.0**-24)
 
     def uniform(self, shape: Sequence[int] = (), low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return float32 (N, *shape), uniform on the open interval (`low`, `high`)."""

@@ -65,7 +65,7 @@ _NOC = (
 _MODULES = (noise, blur, weather, digital, geometric, light, occlusion)
 
 # On a CPU images go through in pieces that stay in the cache.
-_CPU_PIECE = 2**21
+_CPU_PIECE = 2**18
 _GROUPS = 4
 
 Severity = int | Literal["random"]
@@ -178,27 +178,21 @@ def _apply(
         piece = max(1, _CPU_PIECE // images[0].numel())
     images = images.contiguous()
     out = torch.empty_like(images)
+    level = 0 if severity == "random" else severity
+    streams = Stream(seed, ids, name, level).split(piece)
     with torch.autocast(images.device.type, enabled=False):
-        for part, part_ids, target in zip(
-            *(x.split(piece) for x in (images, ids, out)), strict=True
+        for part, stream, target in zip(
+            images.split(piece), streams, out.split(piece), strict=True
         ):
-            result = _apply_piece(part, name, severity, seed, part_ids, options, side)
-            torch.clamp(result, 0, 1, out=target)
+            torch.clamp(_apply_piece(part, name, level, stream, options, side), 0, 1, out=target)
     return out
 
 
 def _apply_piece(
-    images: Tensor,
-    name: str,
-    severity: Severity,
-    seed: int,
-    ids: Tensor,
-    options: Mapping[str, Any],
-    side: int,
+    images: Tensor, name: str, level: int, stream: Stream, options: Mapping[str, Any], side: int
 ) -> Tensor:
+    """level: severity, or 0 for a random amount."""
     corruption = REGISTRY[name]
-    level = 0 if severity == "random" else severity
-    stream = Stream(seed, ids, name, level)
     if isinstance(corruption.strengths, AmountRange):
         n = len(images)
         fraction = images.new_full((n,), (level - 1) / 4) if level else stream.uniform()

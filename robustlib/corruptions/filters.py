@@ -7,6 +7,7 @@ convolution or a matrix product doesn't promise (and on a GPU they may round to 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -120,10 +121,11 @@ def gaussian_filter(images: Tensor, sigma: float) -> Tensor:
 
 
 def take(images: Tensor, index: Tensor, axis: int) -> Tensor:
-    """`images.index_select(axis, index)` for axis -2 or -1, by the faster way of the two."""
+    """`images.index_select(axis, index)` for axis -2 or -1; columns are faster of a matrix."""
     if axis == -2:
         return images.index_select(-2, index)
-    return images.gather(-1, index.expand(*images.shape[:-1], -1))
+    matrix = images.reshape(-1, images.shape[-1])
+    return matrix.index_select(1, index).view(*images.shape[:-1], len(index))
 
 
 def clipped_zoom(images: Tensor, factor: float) -> Tensor:
@@ -166,32 +168,40 @@ def motion_filter(images: Tensor, radius: int, sigma: float, degrees: Tensor) ->
     also shifts the image. This is ImageMagick's motion blur, which ImageNet-C uses. Weights
     below 1e-9 are left out.
 
-    Large images on a CPU are shifted one by one, others gathered together, to the same bits.
+    On a CPU, images of the same offset are shifted together; on a GPU, pixels are gathered, to
+    the same bits.
     """
     n, c, h, w = images.shape
     reach = 2 * radius
     weights = gaussian_weights(sigma, reach)[reach:]
     weights = tuple(weight / sum(weights) for weight in weights if weight > 1e-9 * sum(weights))
-    angle = torch.deg2rad(degrees)
+    order = degrees.argsort()  # images of similar angles have many offsets in common
+    angle = torch.deg2rad(degrees[order])
     steps = torch.arange(len(weights), device=images.device)
     dx = torch.ceil(angle.cos()[:, None] * steps - 0.5).long()
     dy = torch.ceil(angle.sin()[:, None] * steps - 0.5).long()
+    images = images[order]
     out = torch.zeros_like(images)
-    if images.device.type == "cpu" and h * w >= 48 * 48:
-        padded = pad(images, (reach, reach), (reach, reach), "edge")
-        for i, (xs, ys) in enumerate(zip(dx.tolist(), dy.tolist(), strict=True)):
-            for x, y, weight in zip(xs, ys, weights, strict=True):
-                top, left = reach + y, reach + x
-                out[i].add_(padded[i, :, top : top + h, left : left + w], alpha=weight)
-        return out
-    rows = dy[..., None] + torch.arange(h, device=images.device)
-    columns = dx[..., None] + torch.arange(w, device=images.device)
-    starts, columns = rows.clamp_(0, h - 1).mul_(w), columns.clamp_(0, w - 1)
-    flat, flat_out = images.flatten(2), out.flatten(2)
-    for i, weight in enumerate(weights):
-        index = (starts[:, i, :, None] + columns[:, i, None]).view(n, 1, h * w)
-        flat_out.add_(flat.gather(2, index.expand(n, c, h * w)), alpha=weight)
-    return out
+    if images.device.type == "cpu":
+        top, left = (max(0, -int(offsets.min())) for offsets in (dy, dx))
+        below, right = (max(0, int(offsets.max())) for offsets in (dy, dx))
+        padded = pad(images, (top, below), (left, right), "edge")
+        for weight, xs, ys in zip(weights, dx.T.tolist(), dy.T.tolist(), strict=True):
+            start = 0
+            for (x, y), same in itertools.groupby(zip(xs, ys, strict=True)):
+                stop = start + len(list(same))
+                rows, columns = slice(top + y, top + y + h), slice(left + x, left + x + w)
+                out[start:stop].add_(padded[start:stop, :, rows, columns], alpha=weight)
+                start = stop
+    else:
+        rows = dy[..., None] + torch.arange(h, device=images.device)
+        columns = dx[..., None] + torch.arange(w, device=images.device)
+        starts, columns = rows.clamp_(0, h - 1).mul_(w), columns.clamp_(0, w - 1)
+        flat, flat_out = images.flatten(2), out.flatten(2)
+        for i, weight in enumerate(weights):
+            index = (starts[:, i, :, None] + columns[:, i, None]).view(n, 1, h * w)
+            flat_out.add_(flat.gather(2, index.expand(n, c, h * w)), alpha=weight)
+    return out[order.argsort()]
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
@@ -218,8 +228,9 @@ def sample_affine(images: Tensor, matrix: Sequence[Tensor | float], border: str)
     like: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
     a, b, c, d, tx, ty = (
         # as_tensor of a number would wait for a GPU
-        (torch.as_tensor(m, **like) if isinstance(m, Tensor) else torch.full((1,), m, **like))
-        .view(-1, 1, 1)
+        (torch.as_tensor(m, **like) if isinstance(m, Tensor) else torch.full((1,), m, **like)).view(
+            -1, 1, 1
+        )
         for m in matrix
     )
     dx = torch.arange(w, **like) - (w - 1) / 2
@@ -247,7 +258,7 @@ def value_chroma_saturation(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r, g, b = images.unbind(1)
     value = torch.maximum(torch.maximum(r, g), b)
     chroma = value - torch.minimum(torch.minimum(r, g), b)
-    saturation = torch.where(value > 0, chroma / torch.where(value > 0, value, 1.0), 0.0)
+    saturation = chroma / value.clamp_min(torch.finfo(value.dtype).tiny)
     return value, chroma, saturation
 
 

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from robustlib.core.randomness import Stream
-from robustlib.corruptions.filters import (
-    hsv_to_rgb,
-    luma,
-    rgb_to_hsv,
-    value_chroma_saturation,
-)
+from robustlib.corruptions.filters import hsv_to_rgb, luma, rgb_to_hsv
 from robustlib.corruptions.registry import (
     IMAGENET_C,
     OVERLAP,
@@ -41,7 +36,8 @@ def brightness(images: Tensor, value_shift: float) -> Tensor:
     """
     value = images.amax(1, keepdim=True)
     shifted = (value + value_shift).clamp_(0, 1)
-    return torch.where(value > 0, images * (shifted / value.clamp_min(1e-12)), shifted)
+    ratio = shifted / value.clamp_min(1e-12)
+    return torch.addcmul(shifted.mul_(value.eq_(0)), images, ratio)
 
 
 @register(
@@ -82,14 +78,13 @@ def saturate(images: Tensor, saturation_factor: float, saturation_shift: float) 
     That scales a pixel's distance from its value, V - x, by S' / S. A grey counts as hue 0,
     so a shift tints it red, as in the published code.
     """
-    value, _, saturation = value_chroma_saturation(images)
-    new = (saturation * saturation_factor + saturation_shift).clamp_(0, 1)
-    value, saturation, new = value[:, None], saturation[:, None], new[:, None]
-    ratio = new / torch.where(saturation > 0, saturation, 1.0)
-    out = value - (value - images).mul_(ratio)
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    inverse = value / chroma.clamp_min(1e-12)  # 1 / S
+    ratio = torch.minimum((inverse * saturation_shift).add_(saturation_factor), inverse)
+    out = torch.lerp(value, images, ratio)
     if saturation_shift:
-        tinted = torch.cat((value, (value * (1 - new)).expand(-1, 2, -1, -1)), dim=1)
-        out = torch.where(saturation > 0, out, tinted)
+        out[:, 1:].sub_(value.mul_(chroma.eq_(0)), alpha=saturation_shift)
     return out
 
 

@@ -105,7 +105,9 @@ def salt_pepper(images: Tensor, stream: Stream, p: Tensor) -> Tensor:
 
 def _salt_and_pepper(images: Tensor, stream: Stream, p: float | Tensor) -> Tensor:
     u = stream.uniform(images.shape[1:])
-    return torch.where(u < p, (u < p / 2).to(images.dtype), images)
+    hit = torch.lt(u, p, out=torch.empty_like(u))
+    # The caller clips: +2 where u < p / 2, and -2 where only u < p.
+    return hit.mul_(-2).add_(u.lt_(p / 2), alpha=4).add_(images)
 
 
 def poisson(rate: Tensor, stream: Stream) -> Tensor:
