@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from robustlib.core.inference import device_of, evaluating, right
-from robustlib.core.jobs import Tell, Watch, Workers, threads_for
+from robustlib.core.jobs import Tell, Watch, Workers, cores, threads_for
 from robustlib.core.store import Store
 from robustlib.data import Split, StreamedSplit
 from robustlib.data.shared import AnySplit, opened, share
@@ -134,10 +134,12 @@ def _groups(
 
 
 def _threads(models: Iterable[Classifier], movable: bool, device: str) -> int | None:
-    """For models of one architecture; None leaves their number as it is."""
+    """For models of one architecture; None on a GPU."""
     model = next(iter(models))
-    if not movable or device != "cpu":
+    if device != "cpu":
         return None
+    if not movable:  # nothing runs beside it
+        return cores()
     assert isinstance(model, TrainedModel)
     return threads_for(model.model, model.image_size)
 
