@@ -93,6 +93,15 @@ def test_trials_are_repeated_to_the_bit(tiny: Dataset) -> None:
     assert first["accuracy"] > 0.5, "three classes that differ in colour"
 
 
+def test_small_resnet_is_the_network_of_the_committed_table() -> None:
+    table = pd.read_csv(networks.TABLE, dtype={"widths": str})
+    network = models.build("small_resnet", classes=10, image_size=32, seed=0)
+    blocks = [module for module in network if isinstance(module, models.ResidualBlock)]
+    widths = " ".join(str(block.residual[0][0].out_channels) for block in blocks)
+    assert networks.chosen(table)["widths"] == widths
+    assert {"mtlat", "fgsm", "augmented"} <= set(table.loc[table["widths"] == widths, "recipe"])
+
+
 def test_the_usual_loop_takes_its_best_settings(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
