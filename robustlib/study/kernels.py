@@ -26,6 +26,7 @@ _PRELOADED = [
     "robustlib.study.kernels",
     "ipykernel.kernelapp",
     "robustlib.analysis",
+    "robustlib.corruptions.transforms",
     "robustlib.evaluation.sanity",
     "robustlib.study.parameters",
     "robustlib.study.plotting",
