@@ -93,7 +93,7 @@ def test_the_table_and_its_provenance_are_written(
     assert facts["processor"] in printed
 
 
-# The nineteen beside imagecorruptions
+# The nineteen beside other packages
 
 STUB = """
 import json, sys
@@ -111,7 +111,7 @@ for line in sys.stdin:
 def stub(tmp_path: Path) -> Iterator[speed.Worker]:
     script = tmp_path / "stub.py"
     script.write_text(STUB)
-    with speed.Worker(sys.executable, script, 1) as worker:
+    with speed.Worker(sys.executable, script, threads=1) as worker:
         yield worker
 
 
@@ -132,26 +132,32 @@ def test_copy_rate_is_positive() -> None:
 
 def test_rows_and_their_summary() -> None:
     rates = {"cpu": 1e9, "cuda": 1e12}
+    fog = {"cpu": 2.0, "cuda": 0.5, "imagecorruptions": 6.0, "corrupt_tta": 4.0}
+    snow = {"cpu": 1.0, "cuda": 0.25, "imagecorruptions": 8.0, "corrupt_tta": 9.0}
     table = pd.DataFrame(
-        speed.rows(32, "fog", {"cpu": 2.0, "cuda": 0.5, "theirs": 4.0}, rates)
-        + speed.rows(32, "snow", {"cpu": 1.0, "cuda": 0.25, "theirs": 8.0}, rates)
+        speed.rows(32, "fog", 1, {**fog, "torch_uncertainty": 1.0}, rates)
+        + speed.rows(32, "snow", 1, snow, rates)
     )
     assert table["device"].tolist() == ["cpu", "cuda"] * 2
+    assert table["threads"].tolist() == [1] * 4
+    assert table["faster"].tolist() == ["corrupt_tta"] * 2 + ["imagecorruptions"] * 2
     assert table["times_faster"].tolist() == [2, 8, 8, 32]
+    assert table["torch_uncertainty_ms"].tolist()[:2] == [1, 1]
+    assert table["torch_uncertainty_ms"][2:].isna().all()
     summary = speed.summary(table)
     assert summary["geometric_mean"].tolist() == pytest.approx([4, 16])
     assert summary["smallest"].tolist() == [2, 8]
     assert summary["of"].tolist() == ["fog", "fog"]
     assert table["note"].tolist() == [""] * 4
-    jpeg = {"cpu": 2.0, "cuda": 0.5, "theirs": 1.0}
-    notes = [row["note"] for row in speed.rows(32, "jpeg_compression", jpeg, rates)]
+    jpeg = {"cpu": 2.0, "cuda": 0.5, "imagecorruptions": 1.0}
+    notes = [row["note"] for row in speed.rows(32, "jpeg_compression", 2, jpeg, rates)]
     assert notes == [speed.WHY_SLOWER["jpeg_compression"], ""]
-    (alone,) = speed.rows(32, "fog", {"cpu": 2.0}, {"cpu": 1e9})
+    (alone,) = speed.rows(32, "fog", 1, {"cpu": 2.0}, {"cpu": 1e9})
     assert alone["robustlib_ms"] == 2
     assert math.isnan(alone["times_faster"])
 
 
-def test_both_sides_get_the_same_pixels_in_turns(
+def test_all_sides_get_the_same_pixels_in_turns(
     stub: speed.Worker, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = tiny.train.images[:2]
@@ -166,9 +172,9 @@ def test_both_sides_get_the_same_pixels_in_turns(
     monkeypatch.setattr(stub, "ask", check_and_ask)
     monkeypatch.setattr(speed, "pictures", lambda side: pixels)
     monkeypatch.setattr(speed.corruptions, "names", lambda suite: ("brightness", "contrast"))
-    found = dict(speed.measure(16, [torch.device("cpu")], stub, turns=1))
+    found = dict(speed.measure(16, [torch.device("cpu")], {"stub": stub}, turns=1))
     assert list(found) == ["brightness", "contrast"]
-    assert found["contrast"]["theirs"] == 2 * (1 + 2 + 3 + 4 + 5) / 5
+    assert found["contrast"]["stub"] == 2 * (1 + 2 + 3 + 4 + 5) / 5
     assert found["contrast"]["cpu"] > 0
     assert [one["severity"] for one in asked] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5] * 2
 
@@ -189,10 +195,11 @@ def test_a_worker_that_ends_is_said(stub: speed.Worker) -> None:
         stub.ask(corruption="end", severity=1)
 
 
-def test_the_worker_itself_with_a_stand_in_for_imagecorruptions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("package", ["imagecorruptions", "corrupt_tta"])
+def test_the_worker_itself_with_a_stand_in(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "imagecorruptions.py").write_text(
+    (tmp_path / f"{package}.py").write_text(
         "def corrupt(image, severity, corruption_name):\n"
         "    assert image.shape == (8, 8, 3) and severity == 2 and corruption_name == 'fog'\n"
         "    print('stray output')\n"
@@ -200,7 +207,7 @@ def test_the_worker_itself_with_a_stand_in_for_imagecorruptions(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     np.save(tmp_path / "images.npy", np.zeros((5, 8, 8, 3), np.uint8))
     request = {"images": str(tmp_path / "images.npy"), "corruption": "fog", "severity": 2}
-    with speed.Worker(sys.executable, speed.WORKER, 1) as worker:
+    with speed.Worker(sys.executable, speed.WORKER, package, threads=1) as worker:
         assert worker.greeting["packages"]["numpy"] == np.__version__
         assert worker.ask(**request, seconds=60)["images"] == 5
         answer = worker.ask(**request, seconds=0)
@@ -208,10 +215,41 @@ def test_the_worker_itself_with_a_stand_in_for_imagecorruptions(
     assert answer["milliseconds"] > 0
 
 
+def test_what_takes_batches_gets_one_and_what_is_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "torch_uncertainty" / "transforms"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    (folder / "corruption.py").write_text(
+        "class Contrast:\n"
+        "    batchable = True\n"
+        "    shape = (5, 3, 8, 8)\n"
+        "    def __init__(self, severity):\n"
+        "        assert severity == 2\n"
+        "    def __call__(self, images):\n"
+        "        assert images.shape == self.shape and images.max() == 1\n"
+        "class JPEGCompression(Contrast):\n"
+        "    batchable = False\n"
+        "    shape = (3, 8, 8)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    np.save(tmp_path / "images.npy", np.full((5, 8, 8, 3), 255, np.uint8))
+    path = str(tmp_path / "images.npy")
+    with speed.Worker(sys.executable, speed.WORKER, "torch_uncertainty", threads=1) as worker:
+
+        def images(name: str) -> int:
+            return worker.ask(images=path, corruption=name, severity=2, seconds=0)["images"]
+
+        assert [images(name) for name in ("contrast", "jpeg_compression", "spatter")] == [5, 1, 0]
+        assert math.isnan(speed.theirs(worker, Path(path), "spatter", 2))
+
+
 def test_without_an_environment_the_comparison_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_environment() -> Path:
+    def no_environment(name: str) -> Path:
         raise speed.LeftOutError("no Python 3.11")
 
     def measure(side: int, *args: object, **options: object) -> Iterator[tuple[str, dict]]:
@@ -220,15 +258,16 @@ def test_without_an_environment_the_comparison_is_left_out(
     monkeypatch.setenv("ROBUSTLIB_RESULTS", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["corruptions"])
     monkeypatch.setattr(speed, "environment", no_environment)
+    monkeypatch.setattr(speed.torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(speed, "measure", measure)
     monkeypatch.setattr(speed, "copy_rate", lambda device: 1e9)
     speed.main()
     table = pd.read_csv(tmp_path / "speed.csv")
-    assert table.groupby("size").size().to_dict() == {32: 19, 224: 19}
-    assert table["imagecorruptions_ms"].isna().all()
+    assert table.groupby(["threads", "size"]).size().tolist() == [19] * 4
+    assert table[["imagecorruptions_ms", "corrupt_tta_ms"]].isna().all(axis=None)
     facts = json.loads((tmp_path / "speed.json").read_text("utf-8"))
-    assert facts["compared_with"] == "left out"
-    assert {"processor", "threads", "packages"} <= set(facts)
+    assert facts["compared_with"] == dict.fromkeys(speed.PEERS, "left out")
+    assert {"processor", "packages"} <= set(facts)
     assert "left out: no Python 3.11" in capsys.readouterr().out
 
 
@@ -236,7 +275,7 @@ def test_why_an_environment_cannot_be_made(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ROBUSTLIB_DATA", str(tmp_path))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "elsewhere"))
     with pytest.raises(speed.LeftOutError, match="no uv"):
-        speed.environment()
+        speed.environment("corrupt_tta")
     failing = "import sys; sys.exit('no such version\\nhint')"
     with pytest.raises(speed.LeftOutError, match=r"^no such version$"):
         speed.run_quietly([sys.executable, "-c", failing])
@@ -257,8 +296,8 @@ def test_an_environment_of_these_versions_is_used_again(
 
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(speed, "run_quietly", run_quietly)
-    assert speed.environment() == speed.environment()
+    assert speed.environment("imagecorruptions") == speed.environment("imagecorruptions")
     assert commands == ["venv", "pip"]
-    monkeypatch.setattr(speed, "PINS", ("imagecorruptions==2",))
-    speed.environment()
+    monkeypatch.setitem(speed.PEERS, "imagecorruptions", speed.Peer(("imagecorruptions==2",)))
+    speed.environment("imagecorruptions")
     assert commands == ["venv", "pip"] * 2

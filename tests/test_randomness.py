@@ -182,3 +182,14 @@ def test_shapes() -> None:
 def test_bad_ids(ids: Tensor) -> None:
     with pytest.raises(ValueError, match="int64"):
         Stream(0, ids, "test")
+
+
+def test_parts_of_a_stream_have_its_numbers() -> None:
+    ids = torch.tensor([3, 1, 2**40, 7, 5])
+    whole, start = Stream(4, ids, "split"), Stream(4, ids, "split")
+    assert torch.equal(whole.bits(2), start.bits(2))
+    parts = list(start.split(2))
+    assert [part.n for part in parts] == [2, 2, 1]
+    for count in (3, 4):
+        expected = whole.normal((count,))
+        assert torch.equal(torch.cat([part.normal((count,)) for part in parts]), expected)
