@@ -64,7 +64,7 @@ _NOC = (
 # Importing a family's module enters its corruptions into the registry.
 _MODULES = (noise, blur, weather, digital, geometric, light, occlusion)
 
-# On a CPU images go through in pieces that stay in the cache.
+# On a CPU images go through in pieces, so that each thread's values stay in its cache.
 _CPU_PIECE = 2**18
 _GROUPS = 4
 
@@ -175,7 +175,7 @@ def _apply(
         return out
     piece = len(images)
     if images.device.type == "cpu":
-        piece = max(1, _CPU_PIECE // images[0].numel())
+        piece = max(1, _CPU_PIECE * torch.get_num_threads() // images[0].numel())
     images = images.contiguous()
     out = torch.empty_like(images)
     level = 0 if severity == "random" else severity
