@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -227,16 +228,20 @@ ROUGH: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 
 @pytest.fixture(scope="module")
 def trained(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    made = train(
-        [Standard()],
-        tiny,
-        architecture="small_resnet",
-        budget=Budget(epochs=6, batch_size=16),
-        seeds=[0],
-        store=Store(tmp_path_factory.mktemp("models")),
-        device="cpu",
-        progress=False,
-    )
+    """Of fixed widths: the radii below suit it."""
+    narrow = partial(models.residual_network, widths=(16, 48, 96))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.ARCHITECTURES, "small_resnet", narrow)
+        made = train(
+            [Standard()],
+            tiny,
+            architecture="small_resnet",
+            budget=Budget(epochs=6, batch_size=16),
+            seeds=[0],
+            store=Store(tmp_path_factory.mktemp("models")),
+            device="cpu",
+            progress=False,
+        )
     return made[0].model.eval()
 
 
