@@ -190,8 +190,8 @@ def motion_filter(images: Tensor, radius: int, sigma: float, degrees: Tensor) ->
             start = 0
             for (x, y), same in itertools.groupby(zip(xs, ys, strict=True)):
                 stop = start + len(list(same))
-                rows, columns = slice(top + y, top + y + h), slice(left + x, left + x + w)
-                out[start:stop].add_(padded[start:stop, :, rows, columns], alpha=weight)
+                shifted = padded[start:stop, :, top + y :, left + x :][..., :h, :w]
+                out[start:stop].add_(shifted, alpha=weight)
                 start = stop
     else:
         rows = dy[..., None] + torch.arange(h, device=images.device)
