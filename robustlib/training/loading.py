@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from robustlib.core.devices import sent
 from robustlib.core.jobs import cores
 from robustlib.data import Split, StreamedSplit
 
@@ -55,18 +56,19 @@ class Loader:
         Each is uint8 images (n, 3, H, W), labels (n,) and ids (n,), on the device.
         """
         split = self._split
+        indices = [sent(index, split.labels.device) for index in order]
         if isinstance(split, StreamedSplit):
             assert self._files is not None
             self._order.batches = [index.tolist() for index in order]
             pictures: Iterator[Tensor] = iter(self._files)
         else:
-            pictures = (split.images[index.to(split.images.device)] for index in order)
-        for index, images in zip(order, pictures, strict=True):
-            index = index.to(split.labels.device)
+            pictures = (split.images[index] for index in indices)
+        for index, images in zip(indices, pictures, strict=True):
+            batch = (images, split.labels[index], split.ids[index])
             yield (
-                images.to(self.device, non_blocking=True),
-                split.labels[index].to(self.device, non_blocking=True),
-                split.ids[index].to(self.device, non_blocking=True),
+                batch
+                if images.device == self.device
+                else tuple(sent(values, self.device) for values in batch)
             )
 
 

@@ -135,6 +135,7 @@ class Run:
             nesterov=budget.momentum > 0,
             fused=True,
         )
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.weights = self.model.state_dict()
         self.average = copy.deepcopy(self.weights) if budget.averaging else None
         self.epoch = self.step = 0
@@ -152,14 +153,14 @@ class Run:
         """images: uint8 (N, 3, H, W)."""
         seed = derive_seed("batch", self.seed, self.epoch, self.step)
         views = AUGMENTATIONS[self.budget.augmentation](images, seed=seed)
-        pixels = views.to(torch.float32) / 255.0
+        pixels = views.to(torch.float32, copy=True).div_(255.0)
         batch = Batch(pixels, labels, ids, self.classes, seed)
         for group in self.optimiser.param_groups:
             group["lr"] = self.budget.rate(self.steps_taken, self.steps)
         with training_autocast(self.device):
             loss, logits = self.recipe.loss(self.network, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=self.trainable)  # not for the images, which TLAT has a gradient of
         self.optimiser.step()
         self.losses[self.step] = loss.detach()
         self.right[self.step] = logits.detach().argmax(1).eq(labels).sum()
