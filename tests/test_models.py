@@ -93,3 +93,29 @@ def test_numbers_of_other_types_and_another_default_type_change_nothing() -> Non
     for first, second in zip(plain.parameters(), other.parameters(), strict=True):
         assert first.dtype == torch.float32
         assert torch.equal(first, second)
+
+
+def test_a_norm_in_eval_mode_is_folded_into_its_convolution() -> None:
+    """Against the two layers one after the other, for outputs and gradients."""
+    torch.manual_seed(0)
+    pair = models.ConvNorm(3, 5, 3, 2)
+    for values in (pair[1].weight, pair[1].bias, pair[1].running_mean):
+        torch.nn.init.normal_(values)
+    torch.nn.init.uniform_(pair[1].running_var, 0.5, 2)
+    images = torch.rand(4, 3, 9, 9, requires_grad=True)
+    pair.eval()
+    expected = pair[1](pair[0](images))
+    folded = pair(images)
+    torch.testing.assert_close(folded, expected)
+    inputs = (images, pair[0].weight, pair[1].weight, pair[1].bias)
+    direction = torch.rand_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(folded, inputs, direction),
+        torch.autograd.grad(expected, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    pair.train()
+    before = pair[1].running_mean.clone()
+    torch.testing.assert_close(pair(images).mean((0, 2, 3)), pair[1].bias)
+    assert not torch.equal(pair[1].running_mean, before)

@@ -6,6 +6,7 @@ doesn't matter where jobs run, in which order, or whether one is done twice afte
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -52,25 +53,20 @@ def cores() -> int:
 
 def multiply_adds(network: nn.Module, image_size: int) -> int:
     """Multiply-adds of the convolutions and linear layers of `network` for one image."""
+    network = copy.deepcopy(network).train()  # in eval mode layers may be fused
     total = 0
 
     def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal total
         total += output.numel() * layer.weight[0].numel()  # type: ignore[index]
 
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    modes = {module: module.training for module in network.modules()}
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
     some = next(network.parameters())
-    try:
-        with torch.no_grad():
-            network.eval()(some.new_zeros(1, 3, image_size, image_size))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for hook in hooks:
-            hook.remove()
-    return total
+    with torch.no_grad():
+        network(some.new_zeros(2, 3, image_size, image_size))  # one alone has no batch statistics
+    return total // 2
 
 
 def threads_for(network: nn.Module, image_size: int) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robustlib.attacks import BATCH_SIZE
 from robustlib.core.inference import device_of, evaluating, right
 from robustlib.core.jobs import Tell, Watch, Workers, cores, threads_for
 from robustlib.core.store import Store
@@ -28,6 +29,7 @@ from robustlib.training import StoredModel, TrainedModel, resident
 
 _MODELS = 16  # at most, in a job
 _PERTURBATIONS = 8  # at most, in a job on images that are decoded each time
+_VALUES = 2**26  # of images handed to an attack, at most: 256 MB
 
 Keys = tuple[dict[str, Any], ...]
 """Of results in the store, one for each model."""
@@ -201,16 +203,20 @@ def _outcomes(
     """
     results: list[list[list[dict[str, Tensor]]]] = [[[] for _ in models] for _ in perturbations]
     held = resident(split, device) if isinstance(split, Split) else split
+    at_once = batch_size
+    if isinstance(perturbations[0], Attack):  # which has batches of its own, filled up from these
+        at_once = max(batch_size, _VALUES // (3 * split.image_size**2))
     done = 0
-    for start in range(0, len(split), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(split), at_once):
+        part = slice(start, start + at_once)
         images = held.float_images(part).to(device)
         labels, ids = held.labels[part].to(device), held.ids[part].to(device)
         for perturbation, by_model in zip(perturbations, results, strict=True):
             seen: Tensor | None = None  # what all models are shown
             for model, result in zip(models, by_model, strict=True):
                 if isinstance(perturbation, Attack):
-                    result.append(attacked(model, perturbation, images, labels, ids, seed))
+                    found = attacked(model, perturbation, images, labels, ids, seed, batch_size)
+                    result.append(found)
                 else:
                     if seen is None or perturbation.needs_model:
                         asked = model if perturbation.needs_model else None
@@ -225,10 +231,17 @@ def _outcomes(
 
 
 def attacked(
-    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, ids: Tensor, seed: int
+    model: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    seed: int,
+    batch_size: int,
 ) -> dict[str, Tensor]:
-    """The results of an attack on a batch, each (N,)."""
-    result = attack.run(images, labels, ids, model, seed)
+    """The results of an attack on images, each (N,)."""
+    size = min(batch_size, BATCH_SIZE)
+    result = attack.run(images, labels, ids, model, seed, batch_size=size)
     return {
         "correct": result.robust_correct,
         "clean_correct": result.clean_correct,

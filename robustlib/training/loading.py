@@ -64,12 +64,11 @@ class Loader:
         else:
             pictures = (split.images[index] for index in indices)
         for index, images in zip(indices, pictures, strict=True):
-            batch = (images, split.labels[index], split.ids[index])
-            yield (
-                batch
-                if images.device == self.device
-                else tuple(sent(values, self.device) for values in batch)
-            )
+            yield self._put(images), self._put(split.labels[index]), self._put(split.ids[index])
+
+    def _put(self, values: Tensor) -> Tensor:
+        there = values.device.type == self.device.type
+        return values if there else sent(values, self.device)
 
 
 def resident(split: Split, device: torch.device) -> Split:
