@@ -62,12 +62,15 @@ class ConvNorm(nn.Sequential):
         conv, norm = self
         if norm.training:
             return norm(conv(features))
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
         weight = conv.weight * scale.view(-1, 1, 1, 1)
-        bias = norm.bias - norm.running_mean * scale
-        return F.conv2d(features, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+        bias = norm.bias - mean * scale
+        return F.conv2d(features, weight, bias, conv.stride, conv.padding)
 
 
 class ResidualBlock(nn.Module):
