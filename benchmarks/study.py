@@ -93,7 +93,6 @@ def main() -> None:
             environment = {
                 "ROBUSTLIB_STORE": str(root / store),
                 "ROBUSTLIB_REPORTS": str(root / "reports"),
-                "ROBUSTLIB_RESULTS": str(root / "results"),
             }
             command = [sys.executable, "-m", "robustlib.study", *arguments]
             with busy_core(busy):

@@ -193,7 +193,7 @@ def evaluate(
     *,
     store: Store,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int = 250,
     progress: bool = True,
     workers: Workers | None = None,
 ) -> Evaluation:
@@ -277,7 +277,7 @@ def accuracy_against_radius(
     *,
     store: Store,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int = 250,
     progress: bool = True,
     workers: Workers | None = None,
 ) -> pd.DataFrame:
