@@ -215,6 +215,32 @@ def test_an_error_of_a_job_arrives_as_it_is(store: Store) -> None:
         assert workers.run(fails, [0, 2, 3], store=store, threads=1) == [0, 2, 3]
 
 
+class StubbornError(Exception):
+    """Can't be pickled and read back."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def stubborn(job: int, tell: jobs.Tell) -> None:
+    raise StubbornError("told ", "anyway")
+
+
+def test_an_error_that_cannot_travel_is_told_in_words(store: Store) -> None:
+    with (
+        Workers(2) as workers,
+        pytest.raises(RuntimeError, match="StubbornError in a worker: told any"),
+    ):
+        workers.run(stubborn, [0, 1], store=store, threads=1)
+
+
+def test_paths_mean_the_same_to_workers(tiny, two, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Workers(2) as workers:
+        run(tiny, Store("here"), workers, [Standard(), Mixup()])
+    assert len(list(tmp_path.glob("here/models/*"))) == 2
+
+
 def warns(job: int, tell: jobs.Tell) -> None:
     warnings.warn(f"of job {job}", DeprecationWarning, stacklevel=1)
 

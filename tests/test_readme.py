@@ -139,7 +139,7 @@ def test_python_examples_run(
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     split = Split(images, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     export_cifar_c("CIFAR-10-C", split, ["fog", "contrast"], progress=False)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
 
 

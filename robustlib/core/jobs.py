@@ -10,6 +10,7 @@ import copy
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -225,7 +226,11 @@ class Workers:
         watch: Watch,
     ) -> list[Any]:
         waiting = dict(enumerate(jobs))
-        at_once = len(jobs) if self._cluster else self._processes(number)
+        at_once = len(jobs)
+        if not self._cluster:
+            at_once = self._processes(number)
+        elif number != 1:  # of a large network: as many as the worker was started with
+            number = None
         running: dict[Future[Any], int] = {}
         results: dict[int, Any] = {}
         deaths = 0
@@ -279,19 +284,21 @@ class Workers:
         self._start(size)
 
     def _start(self, size: int) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        # Libraries of other systems than Linux don't survive a fork.
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         context.set_forkserver_preload(_PRELOADED)
         end, self._lifeline = context.Pipe(duplex=False)
-        self._pool = ProcessPool(size, context, initializer=_begin, initargs=(end,))
+        about = (end, os.getcwd())
+        self._pool = ProcessPool(size, context, initializer=_begin, initargs=about)
 
 
 def _is_death(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"  # Dask's
 
 
-def _begin(lifeline: Connection) -> None:
+def _begin(lifeline: Connection, folder: str) -> None:
     """In a new worker: Ctrl-C is for the process that started it, with which it ends."""
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
@@ -310,12 +317,16 @@ def _work(payload: bytes) -> tuple[Any, list[tuple[type[Warning], str]]]:
         warnings.simplefilter("default")
         try:
             result = function(job, told)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "allocate" in str(error):
+        except Exception as error:
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
                 raise WorkerError(
                     f"a worker has too little memory ({' '.join(str(error).split())[:200]}): take "
                     "fewer workers, a smaller batch_size, or a machine with more."
                 ) from error
+            try:
+                cloudpickle.loads(cloudpickle.dumps(error))
+            except Exception:  # it can't travel
+                raise RuntimeError(f"{type(error).__name__} in a worker: {error}") from None
             raise
     told.write()
     return result, [(item.category, str(item.message)) for item in caught]
