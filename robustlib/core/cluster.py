@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import sys
+import time
 from concurrent.futures import Executor
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,7 @@ class Cluster:
             ) from None
         self.executor = self._client.get_executor(pure=False)
         self._check_alike()
+        self._staffed = time.monotonic()
 
     def _check_alike(self) -> None:
         try:
@@ -88,6 +90,16 @@ class Cluster:
                     "what torch keeps for a whole process; start workers with --nthreads 1, "
                     "more of them."
                 )
+
+    def check_staffed(self) -> None:
+        """Raise `WorkerError` if there has been no worker for an hour, which would never end."""
+        if self._client.scheduler_info(n_workers=-1)["workers"]:
+            self._staffed = time.monotonic()
+        elif time.monotonic() - self._staffed > _QUEUE:
+            raise WorkerError(
+                f"the scheduler {self.address} has no workers left; start some, and the same "
+                "command again: what was computed is stored."
+            )
 
     def hardware(self, device: str) -> tuple[str, bool]:
         """Type of the device on the workers that `device` names, and whether bfloat16 pays there.

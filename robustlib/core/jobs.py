@@ -245,6 +245,8 @@ class Workers:
                 except BrokenExecutor:  # one died while there was nothing to do
                     died = True
                 done, _ = wait_for(running, timeout=_PULSE, return_when=FIRST_COMPLETED)
+                if self._cluster and not done:
+                    self._cluster.check_staffed()
                 for future in done:
                     index, error = running.pop(future), future.exception()
                     if error is None:
