@@ -333,7 +333,8 @@ def test_killed_training_goes_on_from_its_checkpoint(tiny, two, store, tmp_path)
 
 
 CHILD = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where it is ignored
 from robustlib.core.jobs import Workers
 from robustlib.core.store import Store
 from tests.test_jobs import sleeps

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,12 @@ from robustlib.study.runner import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture(autouse=True)
+def no_warm_process() -> None:
+    """That of other tests has imported something else."""
+    forkserver._forkserver._stop()  # made for tests
 
 
 def write(folder: Path, stem: str, *code: str) -> None:

@@ -288,10 +288,11 @@ def test_papermill_alone_passes_what_is_declared(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nbconvert_runs_the_defaults(tmp_path: Path) -> None:
     path = opening(tmp_path)
+    epochs = declared(path)["epochs"].default
     result = tool("nbconvert", "--execute", "--to", "notebook", "--inplace", str(path))
     assert result.returncode == 0, result.stderr
     (output,) = code_cells(nbformat.read(path, as_version=4))[-1].outputs
-    assert "epochs=10" in output.data["text/plain"]
+    assert f"epochs={epochs}" in output.data["text/plain"]
 
 
 @pytest.fixture(scope="module")
