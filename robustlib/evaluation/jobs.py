@@ -79,7 +79,7 @@ def compute(
         unit_scale=True,
         mininterval=1.0,
         file=sys.stdout,
-        disable=not progress,
+        disable=not (progress and cells),
     ) as bar:
         for part, movable, device in _groups(cells, models, store, workers):
             able = workers if movable else Workers(1)
