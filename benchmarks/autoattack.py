@@ -87,15 +87,16 @@ def models(device: str = "auto") -> tuple[list[Classifier], data.Dataset]:
         alpha=given["mixup_alpha"], eps=given["eps_train"], label_weight=given["label_weight"]
     )
     shared = {"batch_size": given["batch_size"], "augmentation": given["augmentation"]}
-    trained = train(
-        [Standard(), mtlat],
-        dataset,
-        architecture=given["architecture"],
-        budget=Budget(epochs=given["epochs"], **shared),
-        seeds=given["seeds"][:1],
-        store=Store(),
-        device=device,
-    )
+    fixed: dict[str, Any] = {
+        "architecture": given["architecture"],
+        "seeds": given["seeds"][:1],
+        "store": Store(),
+        "device": device,
+    }
+    budget = Budget(epochs=given["epochs"], **shared)
+    start = train([Standard()], dataset, budget=budget, **fixed)
+    budget = budget.finetuning(given["finetune_epochs"])
+    trained = train([Standard(), mtlat], dataset, budget=budget, start=start, **fixed)
     return list(trained), dataset
 
 
