@@ -25,6 +25,7 @@ from robustlib.evaluation import Evaluation, evaluate
 from robustlib.perturbations import Attack, Clean, Perturbation, corruption_grid
 from robustlib.recipes import MTLAT, Augmented, Batch, Mixup, Recipe, Standard
 from robustlib.training import Budget, TrainedModel, TrainingDivergedError, epochs_of, train
+from tests.test_training import Exploding
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES: list[Recipe] = [Standard(), MTLAT(), Augmented(("fog", "gaussian_noise"))]
@@ -185,15 +186,6 @@ def test_streamed_images_and_epochs(tiny, two, store: Store, tmp_path: Path) -> 
 
 
 # Trouble
-
-
-@dataclass(frozen=True)
-class Exploding:
-    name: str = "exploding"
-
-    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = model(batch.images)
-        return logits.sum() * float("inf"), logits
 
 
 def test_others_are_trained_before_a_divergence_is_reported(tiny, two, store: Store) -> None:
