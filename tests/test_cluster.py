@@ -110,14 +110,34 @@ def test_errors_arrive_and_the_cluster_stays_usable(workers: Workers, store: Sto
     assert workers.run(fails, [0, 2], store=store, threads=1) == [0, 2]
 
 
+def loops() -> int:
+    """How many Dask clients of this process are open."""
+    return sum(thread.name == "IO loop" for thread in threading.enumerate())
+
+
+def test_addresses_that_no_scheduler_can_have() -> None:
+    before = loops()
+    for address in ("nowhere", "tcp://host", "http://host:8786"):
+        with pytest.raises(WorkerError, match=rf"no Dask scheduler answers at '{address}'"):
+            Workers(scheduler=address)
+    assert loops() == before
+
+
+def test_a_client_leaves_the_cluster(address: str) -> None:
+    before = loops()
+    with Workers(scheduler=address):
+        assert loops() == before + 1
+    assert loops() == before
+
+
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for address in (f"tcp://127.0.0.1:{port}", "nowhere"):
-        with pytest.raises(WorkerError, match=rf"no Dask scheduler answers at '{address}'"):
-            Workers(scheduler=address)
+    address = f"127.0.0.1:{port}"
+    with pytest.raises(WorkerError, match=rf"no Dask scheduler answers at '{address}'"):
+        Workers(scheduler=address)
 
 
 def test_a_store_that_workers_cannot_see(workers, tiny, store: Store, monkeypatch) -> None:
@@ -152,8 +172,10 @@ def test_workers_with_several_threads_and_none(tmp_path: Path, monkeypatch) -> N
         with start(tmp_path, threads, count) as process:
             assert process.stdout
             address = process.stdout.readline().strip()
+            before = loops()
             with pytest.raises(WorkerError, match=message):
                 Workers(scheduler=address)
+            assert loops() == before, "a client that is left to the garbage collector"
             assert process.stdin
             process.stdin.close()
 

@@ -44,12 +44,15 @@ class Cluster:
     def __init__(self, address: str) -> None:
         try:
             from distributed import Client
+            from distributed.comm import get_address_host_port, normalize_address
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 'a scheduler needs the package distributed: pip install "robustlib[cluster]"'
             ) from error
         self.address = address
         try:
+            # A client that fails to read it never ends its thread, and can hang the next client.
+            get_address_host_port(normalize_address(address), strict=True)
             self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             raise WorkerError(
@@ -57,8 +60,16 @@ class Cluster:
                 "start one with `dask scheduler`, and take the address that it prints."
             ) from None
         self.executor = self._client.get_executor(pure=False)
-        self._check_alike()
+        try:
+            self._check_alike()
+        except BaseException:
+            self.close()
+            raise
         self._staffed = time.monotonic()
+
+    def close(self) -> None:
+        """Leave the scheduler; left to the garbage collector, a client can hang the next one."""
+        self._client.close()
 
     def _check_alike(self) -> None:
         try:

@@ -138,7 +138,9 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the processes, whatever they are doing; what they have stored stays."""
+        """End the processes, or leave the scheduler; what jobs have stored stays."""
+        if self._cluster is not None:
+            self._cluster.close()
         if self._lifeline is not None:
             self._lifeline.close()
         if self._pool is not None:
