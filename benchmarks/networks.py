@@ -146,6 +146,21 @@ def chosen(trials: pd.DataFrame) -> dict[str, object]:
     return good.loc[good["core_seconds"].idxmin(), names].to_dict()
 
 
+def missing_trials(
+    candidate: Candidate, recipe: Recipe, seeds: Sequence[int], part: Dataset, table: Path
+) -> pd.DataFrame:
+    """All trials in the CSV file `table`, after those of this recipe that it lacked."""
+    trials = pd.read_csv(table, dtype={"widths": str}) if table.is_file() else pd.DataFrame()
+    for seed in seeds:
+        wanted = pd.Series({**candidate.settings(), "recipe": recipe.name, "seed": seed})
+        if trials.empty or not trials[wanted.index].eq(wanted).all(axis=1).any():
+            row = pd.DataFrame([trial(candidate, recipe, seed, part)])
+            trials = pd.concat([trials, row], ignore_index=True)
+            trials.to_csv(table, index=False, float_format="%.4g")
+            print(row.to_string(index=False, header=len(trials) == 1), flush=True)
+    return trials
+
+
 def study(
     part: Dataset, candidates: Sequence[Candidate], seeds: Sequence[int], table: Path
 ) -> Candidate:
@@ -154,24 +169,12 @@ def study(
     Raises:
         ValueError: none is trained within the limit.
     """
-    trials = pd.read_csv(table, dtype={"widths": str}) if table.is_file() else pd.DataFrame()
-
-    def add(candidate: Candidate, recipe: Recipe) -> None:
-        nonlocal trials
-        for seed in seeds:
-            wanted = pd.Series({**candidate.settings(), "recipe": recipe.name, "seed": seed})
-            if trials.empty or not trials[wanted.index].eq(wanted).all(axis=1).any():
-                row = pd.DataFrame([trial(candidate, recipe, seed, part)])
-                trials = pd.concat([trials, row], ignore_index=True)
-                trials.to_csv(table, index=False, float_format="%.4g")
-                print(row.to_string(index=False, header=len(trials) == 1), flush=True)
-
     for candidate in candidates:
-        add(candidate, Standard())
+        trials = missing_trials(candidate, Standard(), seeds, part, table)
     settings = chosen(trials)
     best = next(candidate for candidate in candidates if candidate.settings() == settings)
     for recipe in OTHERS:
-        add(best, recipe)
+        missing_trials(best, recipe, seeds, part, table)
     return best
 
 

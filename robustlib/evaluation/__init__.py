@@ -1,5 +1,6 @@
 """Evaluation: one long table of accuracies, with per-image results; is robustness real?"""
 
+from robustlib.evaluation import packed
 from robustlib.evaluation.accuracy import (
     COLUMNS,
     Evaluation,
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "loss_along_gradient",
     "masking_verdict",
+    "packed",
     "predict",
     "sanity_table",
 ]
