@@ -9,6 +9,7 @@ from robustlib.evaluation.accuracy import (
     evaluate,
     predict,
 )
+from robustlib.evaluation.distance import features, minimal_sample_distances
 from robustlib.evaluation.sanity import (
     MASKED,
     NOT_MASKED,
@@ -25,8 +26,10 @@ __all__ = [
     "accuracy_against_radius",
     "check_comparable",
     "evaluate",
+    "features",
     "loss_along_gradient",
     "masking_verdict",
+    "minimal_sample_distances",
     "packed",
     "predict",
     "sanity_table",
