@@ -1,6 +1,6 @@
 """Analysis: pure functions of the table of accuracies and of per-image results."""
 
-from robustlib.analysis import metrics, overlap, statistics
+from robustlib.analysis import clusters, metrics, overlap, published, statistics
 from robustlib.analysis.metrics import (
     accuracy_by_seed,
     accuracy_matrix,
@@ -33,6 +33,7 @@ __all__ = [
     "accuracy_matrix",
     "accuracy_with_intervals",
     "claims_table",
+    "clusters",
     "corruption_errors",
     "directed_overlaps",
     "interval_text",
@@ -45,6 +46,7 @@ __all__ = [
     "own_gains",
     "paired_difference_interval",
     "percentile_interval",
+    "published",
     "resampled_accuracies",
     "robustness_scores",
     "statistics",
