@@ -10,7 +10,7 @@ from robustlib.attacks import run
 from robustlib.core.store import Store
 from robustlib.corruptions import corrupt
 from robustlib.data import Dataset, Split
-from robustlib.evaluation import COLUMNS, accuracy_against_radius, evaluate
+from robustlib.evaluation import COLUMNS, Evaluation, accuracy_against_radius, evaluate
 from robustlib.perturbations import Attack, Clean, Corruption, corruption_grid
 from robustlib.recipes import Mixup, Standard
 from robustlib.training import Budget, TrainedModel, train
@@ -94,6 +94,45 @@ def test_per_image_averages_severities_and_refuses_what_is_missing(tiny, trained
     np.testing.assert_allclose(values[0, 1], result.correct[rows].mean(0))
     with pytest.raises(ValueError, match="fog"):
         result.per_image(["standard"], ["fog"])
+
+
+def by_seed(*rows: tuple[str, int, str, int], images: int = 4) -> Evaluation:
+    """An evaluation whose row i is right on the images that i's binary digits name."""
+    named = ["recipe", "training_seed", "perturbation", "severity"]
+    table = pd.DataFrame(rows, columns=named).assign(n=images)
+    correct = (np.arange(len(rows))[:, None] >> np.arange(images)) & 1
+    return Evaluation(table, correct.astype(bool), len(rows))
+
+
+def test_per_seed_keeps_seeds_apart_and_in_order() -> None:
+    result = by_seed(
+        ("a", 7, "clean", 0),
+        ("a", 3, "clean", 0),
+        ("b", 3, "clean", 0),
+        ("b", 7, "clean", 0),
+        ("a", 3, "fog", 1),
+        ("a", 3, "fog", 2),
+        ("a", 7, "fog", 1),
+        ("a", 7, "fog", 2),
+    )
+    clean = result.per_seed(["b", "a"], ["clean"])
+    assert clean.dtype == bool
+    assert clean.shape == (2, 2, 1, 4)
+    np.testing.assert_array_equal(clean[0, :, 0], result.correct[[2, 1]])
+    np.testing.assert_array_equal(clean[1, :, 0], result.correct[[3, 0]])
+    both = result.per_seed(["a"], ["fog", "clean"])
+    assert both[0, 0, 0].tolist() == [0.5, 0, 1, 0]  # rows 4 and 5: 0010 and 1010
+    assert both[1, 0, 0].tolist() == [0.5, 1, 1, 0]
+    np.testing.assert_allclose(both.mean(0), result.per_image(["a"], ["fog", "clean"]))
+
+
+def test_per_seed_refuses_recipes_with_other_seeds_and_what_is_missing() -> None:
+    result = by_seed(("a", 0, "clean", 0), ("a", 1, "clean", 0), ("b", 0, "clean", 0))
+    with pytest.raises(ValueError, match=r"seeds of 'b' are \[0\], those of 'a' \[0, 1\]"):
+        result.per_seed(["a", "b"], ["clean"])
+    with pytest.raises(ValueError, match="fog"):
+        result.per_seed(["a"], ["fog"])
+    assert result.per_seed(["b"], ["clean"]).shape == (1, 1, 1, 4)
 
 
 def test_attacks_keep_what_they_did_to_each_image(tiny, trained, store) -> None:

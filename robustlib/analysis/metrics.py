@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from robustlib.analysis.crossed import Estimate, jackknife
 from robustlib.analysis.statistics import mean_interval
-from robustlib.core.checks import check_name
+from robustlib.core.checks import check_name, check_whole
 from robustlib.evaluation import check_comparable
 
 
@@ -132,3 +134,46 @@ def mce(errors: pd.DataFrame, corruptions: Sequence[str] | None = None) -> pd.Se
     """
     chosen = errors[list(corruptions) if corruptions is not None else list(errors)]
     return chosen.mean(axis=1, skipna=False)
+
+
+def mce_estimates(
+    correct: np.ndarray, *, reference: int = 0, clean: np.ndarray | None = None
+) -> Estimate:
+    """Mean corruption error in percent, with what its interval over seeds and images needs.
+
+    The errors are averaged over seeds before they are divided, so the reference model varies with
+    the seed as the others do.
+
+    Args:
+        correct: (seeds, models, corruptions, n), bool or numbers in [0, 1], averaged over
+            severities, as from `Evaluation.per_seed`.
+        reference: position of the model whose errors divide.
+        clean: (seeds, models, n), the same on clean images: given, the errors are relative, as in
+            `corruption_errors`.
+
+    Returns (models,): `.interval()` gives the interval, and a difference of two models is tested
+    as any estimate is. NaN where the reference makes no error.
+
+    Raises:
+        ValueError: shapes that don't match, or values outside [0, 1].
+    """
+    correct = np.asarray(correct)
+    if correct.ndim != 4 or (
+        clean is not None and np.shape(clean) != (*correct.shape[:2], correct.shape[3])
+    ):
+        raise ValueError(
+            "correct must be (seeds, models, corruptions, n) and clean (seeds, models, n), got "
+            f"{correct.shape} and {None if clean is None else np.shape(clean)}."
+        )
+    reference = check_whole(reference, "reference", low=0, high=correct.shape[1] - 1)
+
+    def of(accuracy: np.ndarray) -> np.ndarray:
+        error = 1 - accuracy
+        if clean is not None:
+            error = error[..., 1:] - error[..., :1]
+        divisor = error[..., [reference], :]
+        return 100 * (error / np.where(divisor > 0, divisor, np.nan)).mean(-1)
+
+    if clean is not None:
+        correct = np.concatenate([np.asarray(clean)[:, :, None], correct], axis=2)
+    return jackknife(of, correct)

@@ -13,9 +13,12 @@ A corruption whose own gain is not clearly positive has no score: its cells are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
+from robustlib.analysis.crossed import Estimate, Interval, Ratio, jackknife
 from robustlib.analysis.statistics import resampled_in_parts
 from robustlib.core.checks import check_name
 
@@ -66,6 +69,117 @@ def own_gains(accuracy: pd.DataFrame, normalise: str = "ratio") -> pd.Series:
     names, values = _arrays(accuracy, normalise)
     gains = _gains(values, normalise)
     return pd.Series(np.diagonal(gains, axis1=-2, axis2=-1), index=names, name="own gain")
+
+
+@dataclass(frozen=True)
+class OverlapIntervals:
+    """Own gains, directed halves and overlapping scores with their intervals.
+
+    Attributes:
+        own_gains: (K,), see `own_gains`; in accuracy under "raw", in R under "ratio".
+        directed: (K, K), see `directed_overlaps`; Fieller's intervals.
+        overlap: (K, K), the overlapping scores, estimate and ends clamped at 0 as the score is.
+
+    Cells that need the own gain of a corruption whose own interval reaches zero are NaN: for a
+    directed half, those of the corruption tested on; for the score, those of either.
+    """
+
+    own_gains: Interval
+    directed: Interval
+    overlap: Interval
+
+
+def overlap_intervals(
+    correct: np.ndarray, normalise: str = "ratio", *, confidence: float = 0.95, family: int = 1
+) -> OverlapIntervals:
+    """Overlapping scores with intervals that cover training seeds and test images.
+
+    Scores are those of accuracies averaged over seeds. A half is a ratio, with Fieller's interval.
+    The interval of the mean of two halves follows from theirs (Zou and Donner 2008, with the
+    correlation of the halves as the jackknife finds it), before the clamp at 0; so it is wide, and
+    skewed, where an own gain is small.
+
+    Args:
+        correct: (seeds, 1 + K, 1 + K, n), bool or numbers in [0, 1]: seeds by models (standard
+            first) by perturbations (clean first, then in the models' order) by images, as from
+            `Evaluation.per_seed`.
+        normalise: as in `overlapping_scores`.
+        confidence: above 0, below 1.
+        family: number of scores that shall be covered at once (see `crossed.largest`). It widens
+            the intervals of halves and scores, not those of own gains, and decides no cell.
+
+    Raises:
+        ValueError: shapes that don't match, or values outside [0, 1].
+        UnknownNameError: unknown normalisation.
+    """
+    check_name(normalise, NORMALISATIONS, "normalisation")
+    shape = np.shape(correct)
+    if len(shape) != 4 or shape[1] != shape[2]:
+        raise ValueError(
+            "correct must be (seeds, 1 + K, 1 + K, n), a model for each perturbation, got "
+            f"{shape}; evaluate one seed as correct[None]."
+        )
+
+    def gains_and_halves(accuracy: np.ndarray) -> np.ndarray:
+        gains = _gains(accuracy, normalise)
+        own = np.diagonal(gains, axis1=-2, axis2=-1)[..., None, :]
+        return np.stack([gains, gains / np.where(own != 0, own, np.nan)], axis=-3)
+
+    both = jackknife(gains_and_halves, correct)
+    gains, halves = both[0], both[1]
+    corruption = np.arange(len(gains.value))
+    own = gains[corruption, corruption]
+    own_interval = own.interval(confidence=confidence)
+    clear = own_interval.low > 0
+    divisor = own[np.broadcast_to(corruption, gains.value.shape)]
+    half = Ratio(gains, divisor).interval(confidence=confidence, family=family)
+    score = _mean_of_halves(half, halves, confidence=confidence, family=family)
+    return OverlapIntervals(
+        own_interval,
+        _where(np.broadcast_to(clear, half.low.shape), half),
+        _where(clear & clear[:, None], score, floor=0.0),
+    )
+
+
+def _mean_of_halves(
+    half: Interval, halves: Estimate, *, confidence: float, family: int
+) -> Interval:
+    """Interval of the mean of each half and its transpose, from theirs and their correlation."""
+
+    def width(estimate: Estimate) -> np.ndarray:
+        found = estimate.interval(confidence=confidence, family=family)
+        return found.high - found.estimate
+
+    other = Estimate(halves.value.T, np.swapaxes(halves.cells, 0, 1), halves.images)
+    total = Estimate(halves.value + other.value, halves.cells + other.cells, halves.images)
+    first, second = width(halves), width(other)
+    product = 2 * first * second
+    correlation = np.clip(
+        (width(total) ** 2 - first**2 - second**2) / np.where(product > 0, product, np.nan), -1, 1
+    )
+    correlation = np.nan_to_num(correlation)  # a half with itself: no width, so no matter
+
+    def distance(to_end: np.ndarray) -> np.ndarray:
+        finite = np.isfinite(to_end) & np.isfinite(to_end.T)
+        a, b = np.where(finite, to_end, 0), np.where(finite, to_end.T, 0)
+        squared = a**2 + b**2 + 2 * correlation * a * b
+        return np.where(finite, np.sqrt(np.maximum(squared, 0)) / 2, np.inf)
+
+    mean = (half.estimate + half.estimate.T) / 2
+    low, high = (
+        mean - distance(half.estimate - half.low),
+        mean + distance(half.high - half.estimate),
+    )
+    return Interval(mean, low, high, half.seeds, half.images)
+
+
+def _where(defined: np.ndarray, found: Interval, *, floor: float = -np.inf) -> Interval:
+    """The interval where defined, NaN elsewhere; estimate and ends at least `floor`."""
+    estimate, low, high = (
+        np.where(defined, np.maximum(floor, values), np.nan)
+        for values in (found.estimate, found.low, found.high)
+    )
+    return Interval(estimate, low, high, found.seeds, found.images)
 
 
 def overlap_draws(

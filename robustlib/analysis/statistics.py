@@ -24,11 +24,12 @@ def wilson_interval(
 
     Returns the lower and upper ends, within [0, 1].
     """
+    # late: it takes a second
+    from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
+
     p, n = np.asarray(accuracy, dtype=float), np.asarray(n, dtype=float)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low, high = proportion_confint(p * n, n, alpha=1 - confidence, method="wilson")
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def paired_difference_interval(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -172,18 +173,53 @@ class Evaluation:
             ValueError: a pair that was not evaluated, or rows that can't be averaged (see
             `check_comparable`).
         """
+        self._chosen(recipes, perturbations)
         rows = self.table.reset_index(drop=True).groupby(["recipe", "perturbation"]).indices
-        missing = [(r, p) for r in recipes for p in perturbations if (r, p) not in rows]
-        if missing:
-            raise ValueError(f"not evaluated (recipe, perturbation): {missing}.")
-        chosen = self.table["recipe"].isin(recipes) & self.table["perturbation"].isin(perturbations)
-        check_comparable(self.table[chosen])
         return np.stack(
             [
                 np.stack([self.correct[rows[recipe, name]].mean(axis=0) for name in perturbations])
                 for recipe in recipes
             ]
         )
+
+    def per_seed(self, recipes: Sequence[str], perturbations: Sequence[str]) -> np.ndarray:
+        """Correctness of each training seed, averaged over severities, for crossed intervals.
+
+        Returns (seeds, recipes, perturbations, n), the seeds in rising order for every recipe:
+        bool where each perturbation has one severity, float32 in [0, 1] otherwise.
+
+        Raises:
+            ValueError: as for `per_image`, or recipes that weren't trained with the same seeds.
+        """
+        chosen = self._chosen(recipes, perturbations)
+        by_recipe = chosen.groupby("recipe")["training_seed"]
+        seeds = {recipe: sorted(found.unique().tolist()) for recipe, found in by_recipe}
+        first = seeds[recipes[0]]
+        for recipe in recipes:
+            if seeds[recipe] != first:
+                raise ValueError(
+                    f"the training seeds of {recipe!r} are {seeds[recipe]}, those of "
+                    f"{recipes[0]!r} {first}; give all recipes the same seeds, or leave one out."
+                )
+        keys = ["training_seed", "recipe", "perturbation"]
+        rows = self.table.reset_index(drop=True).groupby(keys).indices
+        cells = [rows[cell] for cell in itertools.product(first, recipes, perturbations)]
+        shape = (len(first), len(recipes), len(perturbations), self.correct.shape[1])
+        single = all(len(cell) == 1 for cell in cells)
+        found = np.empty((len(cells), shape[-1]), dtype=bool if single else np.float32)
+        for place, cell in enumerate(cells):
+            found[place] = self.correct[cell].mean(axis=0, dtype=np.float32)
+        return found.reshape(shape)
+
+    def _chosen(self, recipes: Sequence[str], perturbations: Sequence[str]) -> pd.DataFrame:
+        """The rows of the table, if every pair was evaluated and rows can be averaged."""
+        known = set(zip(self.table["recipe"], self.table["perturbation"], strict=True))
+        missing = [(r, p) for r in recipes for p in perturbations if (r, p) not in known]
+        if missing:
+            raise ValueError(f"not evaluated (recipe, perturbation): {missing}.")
+        chosen = self.table["recipe"].isin(recipes) & self.table["perturbation"].isin(perturbations)
+        check_comparable(self.table[chosen])
+        return self.table[chosen]
 
 
 def evaluate(
