@@ -172,6 +172,7 @@ PARAMETERS: dict[str, Parameter] = {
         "passes of each recipe from a trained standard model on; 0 for all from scratch",
     ),
     "ablation": Parameter("bool", lambda value: value, "train the variants of an ablation, too"),
+    "weight_decay": Parameter("float", _between(0), "L2 penalty on the weights in training"),
     "batch_size": Parameter("int", _between(2), "images in a training batch"),
     "augmentation": Parameter(
         "str",
@@ -185,6 +186,11 @@ PARAMETERS: dict[str, Parameter] = {
     "unseen_corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions for the test only"),
     "eps_test": Parameter("float", _RADIUS, "Linf radius of the test attacks, pixels in [0, 1]"),
     "eps_l2": Parameter("float", _between(0, above=True), "L2 radius of the test attacks"),
+    "eps_adversarial": Parameter(
+        "float",
+        _between(0, 0.5, above=True, zero="none"),
+        "Linf radius of PGD as one more perturbation; 0 for none",
+    ),
     "eps_train": Parameter("float", _RADIUS, "largest Linf radius in adversarial training"),
     "label_weight": Parameter("float", _between(0, 1), "weight of the target in TLAT's labels"),
     "mixup_alpha": Parameter("float", _between(0, 10, above=True), "alpha of Mixup's Beta(a, a)"),

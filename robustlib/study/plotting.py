@@ -22,6 +22,7 @@ from torch import Tensor
 from robustlib.analysis.statistics import wilson_interval
 
 __all__ = [
+    "atlas",
     "heatmap",
     "image_grid",
     "intervals",
@@ -34,6 +35,7 @@ __all__ = [
 
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX*<>"
+_ANNOTATED = 16
 _LONGEST, _TITLE = 40, 80  # characters that a figure has room for in a name, in a title
 
 P = ParamSpec("P")
@@ -224,7 +226,7 @@ def heatmap(
     limit: float | None = None,
     digits: int = 2,
 ) -> Figure:
-    """A labelled matrix with its values written in; NaN cells stay empty.
+    """A labelled matrix, with its values written in up to `_ANNOTATED` columns; NaN stays empty.
 
     Args:
         values: the matrix.
@@ -243,7 +245,7 @@ def heatmap(
     sns.heatmap(
         values,
         ax=axis,
-        annot=True,
+        annot=values.shape[1] <= _ANNOTATED,
         fmt=f".{digits}f",
         annot_kws={"fontsize": 8},
         cmap="RdBu" if diverging else "viridis",
@@ -255,6 +257,66 @@ def heatmap(
     axis.set_title(_text(title, _TITLE))
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     plt.setp(axis.get_yticklabels(), rotation=0)
+    return figure
+
+
+@_literal
+def atlas(
+    overlap: pd.DataFrame, *, tree: np.ndarray, title: str, height: float | None = None
+) -> Figure:
+    """A clustered matrix of overlaps beside its dendrogram; NaN cells stay grey.
+
+    Args:
+        overlap: symmetric, many corruptions; drawn in the order of the tree's leaves.
+        tree: linkage of its rows, as from `robustlib.analysis.clusters.hierarchy`.
+        title: of the figure.
+        height: of a common vertical line through the dendrogram, an overlap; default none.
+    """
+    from scipy.cluster.hierarchy import dendrogram  # late, for its seconds
+
+    side = 2.2 + 0.2 * len(overlap)
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(side + 1.6, side),
+        layout="constrained",
+        gridspec_kw={"width_ratios": [1, 5], "wspace": 0.01},
+    )
+    with plt.rc_context({"lines.linewidth": 1.0}):
+        drawn = dendrogram(
+            tree,
+            ax=left,
+            orientation="left",
+            no_labels=True,
+            color_threshold=0,
+            above_threshold_color="0.3",
+        )
+    order = [int(leaf) for leaf in drawn["leaves"]]
+    left.invert_yaxis()
+    ends = [0.0, 0.5, 1.0]
+    left.set_xticks(ends, [f"{1 - end:g}" for end in ends])
+    left.set_xlabel("mean overlap")
+    left.grid(visible=False)
+    if height is not None:
+        left.axvline(1 - height, color=PALETTE[3], linestyle="--", linewidth=1)
+    for edge in ("left", "right", "top"):
+        left.spines[edge].set_visible(False)
+    shown = overlap.iloc[order, order]
+    colours = plt.get_cmap("viridis").with_extremes(bad="0.85")
+    image = right.imshow(
+        np.ma.masked_invalid(shown.to_numpy(dtype=float)),
+        vmin=0,
+        vmax=1,
+        cmap=colours,
+        aspect="auto",
+    )
+    names = [_text(name) for name in shown.index]
+    right.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+    right.set_yticks(range(len(names)), names, fontsize=7.5)
+    right.yaxis.tick_right()
+    right.grid(visible=False)
+    figure.colorbar(image, ax=right, location="top", shrink=0.4, label="overlapping score")
+    figure.suptitle(_text(title, _TITLE), fontsize=11)
     return figure
 
 

@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 from robustlib.core import paths
+from robustlib.evaluation import Evaluation, packed
 
 PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
 
@@ -39,6 +40,7 @@ def save(
     settings: Any,
     seconds: float,
     figures: Mapping[str, Figure] | None = None,
+    evaluations: Mapping[str, Evaluation] | None = None,
 ) -> None:
     """Write tables and figures to `results/<run>/`, and `<notebook>.json` with their provenance.
 
@@ -51,6 +53,7 @@ def save(
         settings: the notebook's parameters, a dataclass instance.
         seconds: wall time of the notebook so far; little if all models came from the store.
         figures: names and figures, written as `<name>.png`.
+        evaluations: names and per-image results, written as `<name>.safetensors`.
     """
     parameters = asdict(settings)
     if parameters.get("data_root"):
@@ -63,6 +66,8 @@ def save(
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
         _replace(folder / f"{name}.png", picture.getvalue())
+    for name, evaluation in (evaluations or {}).items():
+        packed.write(folder / f"{name}.safetensors", evaluation)
     record = {
         "tables": sorted(tables),
         "parameters": parameters,
@@ -85,6 +90,22 @@ def load(run: str, name: str) -> pd.DataFrame:
             f"the parameter run={run!r}, for example all of them with 'make study'."
         )
     return pd.read_csv(path)
+
+
+def evaluation(run: str, name: str) -> Evaluation:
+    """The per-image results `<name>.safetensors` of a run here, or else of a run of record.
+
+    Raises:
+        MissingResultsError: there are none.
+    """
+    places = [paths.results_dir(run), paths.project_root() / "results" / run]
+    for path in (folder / f"{name}.safetensors" for folder in places):
+        if path.is_file():
+            return packed.read(path)
+    raise MissingResultsError(
+        f"the run {run!r} has no per-image results {name!r}; run the notebook that writes them "
+        f"with the parameter run={run!r}, or name another run."
+    )
 
 
 def committed(run: str, name: str) -> pd.DataFrame:

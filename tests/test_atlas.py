@@ -1,0 +1,90 @@
+"""The overlap of many corruptions, from an evaluation to tables."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustlib.analysis import overlapping_scores
+from robustlib.analysis.atlas import atlas
+from robustlib.evaluation import COLUMNS, Evaluation
+
+# Right of ten images; rows are models, columns clean and the perturbations tested on.
+RIGHT = {
+    "standard": {"clean": 10, "a": 5, "b": 4, "none": 6},
+    "a": {"clean": 10, "a": 9, "b": 6, "none": 6},
+    "b": {"clean": 10, "a": 6, "b": 8, "none": 6},
+    "none": {"clean": 10, "a": 5, "b": 4, "none": 6},
+}
+
+
+def evaluation(copies: int = 40, seeds: int = 3) -> Evaluation:
+    rows, correct = [], []
+    for recipe, seed in itertools.product([*RIGHT, "mtlat"], range(seeds)):
+        for perturbation, right in RIGHT.get(recipe, RIGHT["standard"]).items():
+            rows.append(
+                {
+                    **dict.fromkeys(COLUMNS, ""),
+                    "model": f"{recipe}-{seed}",
+                    "recipe": recipe,
+                    "training_seed": seed,
+                    "perturbation": perturbation,
+                    "severity": 0 if perturbation == "clean" else 3,
+                    "eps": 0.0,
+                    "n": 10 * copies,
+                }
+            )
+            images = np.random.default_rng(7).permutation(10 * copies)  # the same for all
+            correct.append(images < right * copies)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table["accuracy"] = np.mean(correct, axis=1)
+    return Evaluation(table, np.array(correct), computed=0)
+
+
+def test_tables_by_hand() -> None:
+    """Own gains .4 and .4; the halves are 2/4 for a on b and 1/4 for b on a: overlap .375."""
+    found = atlas(evaluation())
+    assert found.names == ["a", "b", "none"]
+    assert found.scored == ["a", "b"]
+    np.testing.assert_allclose(found.own_gains()["own_gain"], [0.4, 0.4, 0.0], atol=1e-6)
+    first = found.pairs().iloc[0]
+    assert first["pair"] == "a - b"
+    assert first["overlap"] == pytest.approx(0.375, abs=1e-6)
+    assert first["first_to_second"] == pytest.approx(0.5, abs=1e-6)
+    assert first["second_to_first"] == pytest.approx(0.25, abs=1e-6)
+    assert first["low"] < 0.375 < first["high"]
+    assert found.pairs()["overlap"].isna().tolist() == [False, True, True]
+
+
+def test_it_agrees_with_the_score_of_mean_accuracies() -> None:
+    found = atlas(evaluation(), "raw")
+    accuracy = pd.DataFrame(RIGHT).T / 10
+    expected = overlapping_scores(accuracy, "raw").loc[["a", "b"], ["a", "b"]]
+    np.testing.assert_allclose(found.overlap(), expected, atol=1e-6)
+
+
+def test_draws_spread_around_the_score() -> None:
+    found = atlas(evaluation(copies=100))
+    draws = found.draws(resamples=200, seed=0)
+    assert draws.shape == (200, 2, 2)
+    assert (draws[:, 0, 0] == 1).all()
+    np.testing.assert_array_equal(draws, np.swapaxes(draws, 1, 2))
+    assert draws[:, 0, 1].mean() == pytest.approx(0.375, abs=0.01)
+    assert 0.005 < draws[:, 0, 1].std() < 0.1
+    np.testing.assert_array_equal(draws, found.draws(resamples=200, seed=0))
+
+
+def test_it_needs_a_standard_model_and_partners() -> None:
+    whole = evaluation()
+    for dropped, message in (("standard", "standard"), ("a", "not evaluated")):
+        kept = (whole.table["recipe"] != dropped).to_numpy()
+        if dropped == "a":
+            kept = ~(
+                (whole.table["recipe"] == "a") & (whole.table["perturbation"] == "b")
+            ).to_numpy()
+        part = Evaluation(whole.table[kept], whole.correct[kept], computed=0)
+        with pytest.raises(ValueError, match=message):
+            atlas(part)
