@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from robustlib.analysis import overlapping_scores
-from robustlib.analysis.atlas import atlas
+from robustlib.analysis.atlas import atlas, rank_correlation
 from robustlib.evaluation import COLUMNS, Evaluation
 
 # Right of ten images; rows are models, columns clean and the perturbations tested on.
@@ -75,6 +75,38 @@ def test_draws_spread_around_the_score() -> None:
     assert draws[:, 0, 1].mean() == pytest.approx(0.375, abs=0.01)
     assert 0.005 < draws[:, 0, 1].std() < 0.1
     np.testing.assert_array_equal(draws, found.draws(resamples=200, seed=0))
+
+
+def test_effective_number_by_hand() -> None:
+    """(Zp) is (1 + .375) / 2 for both: 1 / .6875 at every order."""
+    found = atlas(evaluation())
+    for order in (0, 1, 2):
+        number = found.effective_number(["a", "b", "none", "other"], order)
+        assert number["effective_number"] == pytest.approx(1 / 0.6875, abs=1e-5)
+        assert number["corruptions"] == 2
+        assert 1 < number["low"] < 1 / 0.6875 < number["high"] < 2
+    assert found.effective_number(["a"])["effective_number"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="with a score is empty"):
+        found.effective_number(["none"])
+
+
+def similarity(values: list[float], names: str) -> pd.DataFrame:
+    frame = pd.DataFrame(1.0, index=list(names), columns=list(names))
+    for (first, second), value in zip(itertools.combinations(names, 2), values, strict=True):
+        frame.loc[first, second] = frame.loc[second, first] = value
+    return frame
+
+
+def test_rank_correlation_over_pairs() -> None:
+    first = similarity([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "abcd")
+    assert rank_correlation(first, first)["spearman"] == pytest.approx(1)
+    assert rank_correlation(first, -first)["spearman"] == pytest.approx(-1)
+    swapped = similarity([0.2, 0.1, 0.3, 0.4, 0.5, 0.6], "abcd")  # 1 - 6 * 2 / (6 * 35)
+    found = rank_correlation(first, swapped.loc[list("dcba"), list("dcba")])
+    assert found["spearman"] == pytest.approx(1 - 12 / 210)
+    assert found["low"] < found["spearman"] <= found["high"] <= 1
+    assert found["names"] == 4
+    assert np.isnan(rank_correlation(first, similarity([0.1, 0.2, 0.3], "abx"))["spearman"])
 
 
 def test_it_needs_a_standard_model_and_partners() -> None:

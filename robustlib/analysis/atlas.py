@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from robustlib.analysis.crossed import crossed_intervals
 from robustlib.analysis.overlap import OverlapIntervals, directed, overlap_intervals, symmetric
+from robustlib.analysis.selection import effective_number
+from robustlib.core.checks import check_nonempty
 from robustlib.evaluation import Evaluation
 
 STANDARD = "standard"
@@ -22,11 +26,13 @@ class Atlas:
         names: the corruptions (or other perturbations), K of them.
         correct: (seeds, 1 + K, 1 + K, n): models, the standard one first, by perturbations, clean
             first, by images, averaged over severities.
+        normalise: "ratio" or "raw", see `overlap.overlapping_scores`.
         scores: with intervals.
     """
 
     names: list[str]
     correct: np.ndarray
+    normalise: str
     scores: OverlapIntervals
 
     @property
@@ -73,28 +79,60 @@ class Atlas:
         ]
         return pd.DataFrame(rows).sort_values("overlap", ascending=False, ignore_index=True)
 
-    def draws(self, *, resamples: int, seed: int, normalise: str = "ratio") -> np.ndarray:
+    def effective_number(self, corruptions: Sequence[str], order: float = 1) -> dict[str, float]:
+        """`selection.effective_number` of those of some corruptions that are `scored`.
+
+        Returns effective_number, low and high, which cover seeds and images, and corruptions, how
+        many of those given have a score.
+
+        Raises:
+            ValueError: none of them has.
+        """
+        chosen = [name for name in self.scored if name in corruptions]
+        check_nonempty(chosen, "the list of corruptions with a score")
+
+        def statistic(accuracy: np.ndarray) -> np.ndarray:
+            return np.asarray(effective_number(_clipped(accuracy, self.normalise), order))
+
+        found = crossed_intervals(statistic, self._part(chosen))
+        return {
+            "effective_number": float(found.estimate),
+            "low": float(found.low),
+            "high": float(found.high),
+            "corruptions": len(chosen),
+        }
+
+    def draws(self, *, resamples: int, seed: int) -> np.ndarray:
         """The overlaps of the `scored`, had other seeds and images of the kind been drawn.
 
         Both are drawn anew with replacement (Owen 2007). For what has no interval of its own, such
         as groups; with few seeds the spread is too narrow.
 
-        Returns float (resamples, scored, scored), without NaN: where a draw leaves a corruption
-        without own gain, its overlaps are 0.
+        Returns float (resamples, scored, scored), clipped to [0, 1], and 0 where a draw leaves a
+        corruption without own gain.
         """
         rng = np.random.default_rng(seed)
-        chosen = [0, *(1 + self.names.index(name) for name in self.scored)]
-        correct = self.correct[:, chosen][:, :, chosen]
+        correct = self._part(self.scored)
         seeds, images = len(correct), correct.shape[-1]
-        found = np.empty((resamples, len(chosen) - 1, len(chosen) - 1))
-        for draw in range(resamples):
+        found = []
+        for _ in range(resamples):
             counts = rng.multinomial(images, np.full(images, 1 / images)) / images
             of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
             accuracy = np.tensordot(of_seeds, correct @ counts, axes=1)
-            found[draw] = symmetric(directed(accuracy, normalise, 0.0))
-        found = np.nan_to_num(found)
-        found[:, np.eye(len(chosen) - 1, dtype=bool)] = 1
-        return found
+            found.append(_clipped(accuracy, self.normalise))
+        return np.array(found)
+
+    def _part(self, names: Sequence[str]) -> np.ndarray:
+        """`correct` for some of the corruptions."""
+        chosen = [0, *(1 + self.names.index(name) for name in names)]
+        return self.correct[:, chosen][:, :, chosen]
+
+
+def _clipped(accuracy: np.ndarray, normalise: str) -> np.ndarray:
+    """Overlaps in [0, 1] of (..., 1 + K, 1 + K) accuracies; 0 where there is no own gain."""
+    scores = np.nan_to_num(symmetric(directed(accuracy, normalise, 0.0))).clip(0, 1)
+    scores[..., np.eye(scores.shape[-1], dtype=bool)] = 1
+    return scores
 
 
 def atlas(evaluation: Evaluation, normalise: str = "ratio", *, family: int = 1) -> Atlas:
@@ -117,4 +155,40 @@ def atlas(evaluation: Evaluation, normalise: str = "ratio", *, family: int = 1) 
             f"the recipes {', '.join(sorted(recipes))}."
         )
     correct = evaluation.per_seed([STANDARD, *names], ["clean", *names])
-    return Atlas(names, correct, overlap_intervals(correct, normalise, family=family))
+    return Atlas(names, correct, normalise, overlap_intervals(correct, normalise, family=family))
+
+
+def rank_correlation(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+    """Spearman's correlation of two similarities over the pairs of their common names.
+
+    Args:
+        first: symmetric, names by names, such as the overlaps of one training seed.
+        second: likewise, of other or more names.
+
+    Returns spearman; low and high, a 95 % interval for other corruptions of the kind (jackknife
+    over names, since pairs that share one are no independent sample); and names, how many are in
+    common. NaN with fewer than four.
+    """
+    from scipy import stats  # late: it takes the better part of a second
+
+    names = [str(name) for name in first.index if name in second.index]
+    if len(names) < 4:
+        return {"spearman": np.nan, "low": np.nan, "high": np.nan, "names": len(names)}
+    one, other = (frame.loc[names, names].to_numpy(dtype=float) for frame in (first, second))
+
+    def correlation(kept: np.ndarray) -> float:
+        pairs = np.triu_indices(len(kept), 1)
+        x, y = (matrix[np.ix_(kept, kept)][pairs] for matrix in (one, other))
+        return float(stats.spearmanr(x, y).statistic)
+
+    every = np.arange(len(names))
+    estimate = correlation(every)
+    left_out = np.array([correlation(np.delete(every, place)) for place in every])
+    error = np.sqrt((1 - 1 / len(names)) * ((left_out - estimate) ** 2).sum())
+    half = float(stats.t.ppf(0.975, len(names) - 1) * error)
+    return {
+        "spearman": estimate,
+        "low": max(-1.0, estimate - half),
+        "high": min(1.0, estimate + half),
+        "names": len(names),
+    }

@@ -98,13 +98,26 @@ def evaluation(run: str, name: str) -> Evaluation:
     Raises:
         MissingResultsError: there are none.
     """
+    return packed.read(_found(run, f"{name}.safetensors"))
+
+
+def table(run: str, name: str) -> pd.DataFrame:
+    """The table `<name>.csv` of a run here, or else of a run of record.
+
+    Raises:
+        MissingResultsError: there is none.
+    """
+    return pd.read_csv(_found(run, f"{name}.csv"))
+
+
+def _found(run: str, file: str) -> Path:
     places = [paths.results_dir(run), paths.project_root() / "results" / run]
-    for path in (folder / f"{name}.safetensors" for folder in places):
+    for path in (folder / file for folder in places):
         if path.is_file():
-            return packed.read(path)
+            return path
     raise MissingResultsError(
-        f"the run {run!r} has no per-image results {name!r}; run the notebook that writes them "
-        f"with the parameter run={run!r}, or name another run."
+        f"the run {run!r} has no {file}; run the notebook that writes it with the parameter "
+        f"run={run!r}, or name another run."
     )
 
 
