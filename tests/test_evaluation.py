@@ -231,3 +231,13 @@ def test_bad_arguments(tiny, trained, store) -> None:
             Attack("pgd", **wrong)
     images = torch.rand(1, 3, 4, 4)
     assert Clean().apply(images, None, None, None, 0) is images
+
+
+def test_part_of_the_rows_keeps_what_belongs_to_them(tiny, trained, store) -> None:
+    attack = Attack("fgsm", 2 / 255)
+    whole = evaluate(trained, tiny.test, [Corruption("fog", 3), attack], store=store)
+    part = whole.where(whole.table["perturbation"] != "fog")
+    assert part.table["perturbation"].unique().tolist() == ["clean", "fgsm"]
+    np.testing.assert_array_equal(part.correct.mean(axis=1), part.table["accuracy"])
+    for model in part.table["model"].unique():
+        assert part.details(model, "fgsm").equals(whole.details(model, "fgsm"))

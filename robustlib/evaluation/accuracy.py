@@ -119,7 +119,7 @@ class Evaluation:
             it doesn't apply), options (those that were given, in words).
         correct: bool (rows, n), whether each image was classified correctly; images in the order
             of the split. For attacks: correct both clean and attacked.
-        computed: rows that were computed now; the others came from the store.
+        computed: rows that were computed when it was made; the others came from the store.
         attacked: for the rows of attacks, by position, what `details` returns.
     """
 
@@ -162,6 +162,17 @@ class Evaluation:
             )
         columns = ["eps", "image", *DETAILS]
         return pd.concat(found, ignore_index=True)[columns]
+
+    def where(self, rows: pd.Series | np.ndarray) -> Evaluation:
+        """The part with some of the rows, bool (rows,), such as `table["severity"] <= 3`."""
+        places = np.flatnonzero(rows)
+        kept = self.table.iloc[places].reset_index(drop=True)
+        attacked = {
+            new: self.attacked[old]
+            for new, old in enumerate(places.tolist())
+            if old in self.attacked
+        }
+        return Evaluation(kept, self.correct[places], self.computed, attacked)
 
     def per_image(self, recipes: Sequence[str], perturbations: Sequence[str]) -> np.ndarray:
         """Correctness averaged over severities and training seeds, as the statistics need it.
