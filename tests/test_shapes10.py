@@ -7,7 +7,7 @@ import torch
 from robustlib import data
 from robustlib.data import shapes10
 
-KNOWN_MEANS = [0.3234, 0.6653, 0.5031, 0.3091, 0.6275, 0.4847]
+KNOWN_MEANS = [0.3427, 0.6788, 0.5154, 0.3199, 0.6194, 0.4702]
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,25 @@ def colour(images):
     return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
+def fine(images):
+    """What a mean over 3 x 3 pixels takes away from the grey image: (N, 1, 32, 32)."""
+    grey = images.mean(1, keepdim=True)
+    return grey - torch.nn.functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+
+
+def fineness(images):
+    """How much fine structure there is, and how unevenly it lies."""
+    return torch.cat([(fine(images).abs() ** power).mean((2, 3)) for power in (1, 2, 4)], 1)
+
+
 def low_resolution(images):
     return torch.nn.functional.avg_pool2d(images, 16).flatten(1)
 
 
 @pytest.mark.parametrize(
     "features",
-    [colour, lambda x: border(x).flatten(1), lambda x: border(x).std(2), low_resolution],
-    ids=["colour", "border pixels", "border contrast", "quarters"],
+    [colour, fineness, lambda x: border(x).flatten(1), lambda x: border(x).std(2), low_resolution],
+    ids=["colour", "fineness", "border pixels", "border contrast", "quarters"],
 )
 def test_colour_position_or_background_alone_do_not_tell_the_class(train, test, features):
     sets = [(features(split.float_images()), split.labels) for split in (train, test)]
@@ -117,6 +128,40 @@ def test_mean_images_do_not_tell_the_class(train, test):
     centres = torch.stack([train.float_images(train.labels == k).mean(0) for k in range(10)])
     nearest = torch.cdist(test.float_images().flatten(1), centres.flatten(1)).argmin(1)
     assert (nearest == test.labels).float().mean() < 0.22
+
+
+def test_appearance_changes_the_object_alone(train):
+    """Most pixels are background, the same to the bit; those that change lie in one place."""
+    appearance = shapes10.Appearance(contrast=(0.3, 0.4), tint=0.02, texture=(0.0, 0.01))
+    other = shapes10.generate("train", range(200), appearance=appearance).images
+    changed = (other != train.images[:200]).any(1)
+    share = changed.float().mean((1, 2))
+    assert 0.05 < share.min() < share.max() < 0.6
+    rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
+    assert max(rows.max(), columns.max()) < 30
+
+
+@pytest.mark.parametrize("label", range(10), ids=shapes10.CLASSES)
+def test_fine_texture_fills_the_object_and_not_its_background(train, label):
+    """The object lies about the middle; the border is background."""
+    amount = fine(train.float_images(train.labels == label)).abs()
+    assert amount[:, :, 8:24, 8:24].mean() > 1.3 * border(amount).mean()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"contrast": (0.2, 0.1)}, "upper end of contrast"),
+        ({"contrast": (-0.1, 0.1)}, "lower end of contrast"),
+        ({"texture": (0.1,)}, "texture must be two numbers"),
+        ({"texture": 0.1}, "texture must be two numbers"),
+        ({"period": (1.5, 3.0)}, "lower end of period"),
+        ({"tint": float("nan")}, "tint"),
+    ],
+)
+def test_appearances_out_of_range_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        shapes10.Appearance(**wrong)
 
 
 def test_shapes_have_similar_areas_and_stay_inside():

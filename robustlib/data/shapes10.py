@@ -2,7 +2,8 @@
 
 Each image is a function of (seed, split, index) alone. A shape, given by its signed distance,
 is posed, coloured, textured and lit at random, painted on a background with a 1/f spectrum and
-partly covered. Nothing but the shape depends on the class. All numbers in this file are this
+partly covered. Nothing but the shape depends on the class. A fine texture shows it best; its
+luminance and colour differ less from the background's. All numbers in this file are this
 project's choice; `data/README.md` tells what they lead to.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from robustlib.core import paths
-from robustlib.core.checks import check_labels, check_name, check_whole
+from robustlib.core.checks import check_labels, check_name, check_number, check_whole, settle
 from robustlib.data.base import Dataset, Split, cached
 
-VERSION = 2
+VERSION = 3
 """Part of the cache's folder name: raise it with every change that changes a pixel."""
 
 CLASSES = (
@@ -45,6 +47,49 @@ _SCALARS = 80  # uniform numbers kept for each image, more than are used
 _FIELDS = 4  # white-noise fields kept for each image
 
 Floats = NDArray[np.floating]  # float32 throughout
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """How an object differs from its background: what `benchmarks.shapes10` calibrates.
+
+    Each image draws its own values between the ends of a range. The calibrated ones are the
+    defaults.
+
+    Attributes:
+        contrast: lowest and highest difference of luminance, either way; pixels are in [0, 1].
+        tint: largest shift of colour on each of two axes, either way, from 0 on.
+        texture: lowest and highest amplitude of the texture.
+        period: shortest and longest period of stripes and dots in pixels, at least 2.
+
+    Raises:
+        ValueError: an end that isn't in its range, or a lower end above the upper one.
+    """
+
+    contrast: Range = (0.02, 0.14)
+    tint: float = 0.12
+    texture: Range = (0.06, 0.12)
+    period: Range = (2.0, 3.2)
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            contrast=_checked_range(self.contrast, "contrast", 0, 1),
+            tint=check_number(self.tint, "tint", low=0, high=1),
+            texture=_checked_range(self.texture, "texture", 0, 1),
+            period=_checked_range(self.period, "period", 2, SIZE),
+        )
+
+
+def _checked_range(ends: Range, name: str, low: float, high: float) -> Range:
+    if not isinstance(ends, tuple | list) or len(ends) != 2:
+        raise ValueError(f"{name} must be two numbers, the lower and the upper end, got {ends!r}.")
+    first = check_number(ends[0], f"lower end of {name}", low=low, high=high)
+    return first, check_number(ends[1], f"upper end of {name}", low=first, high=high)
+
+
+APPEARANCE = Appearance()
 
 
 def load(n_train: int = 0, n_test: int = 0) -> Dataset:
@@ -60,18 +105,21 @@ def load(n_train: int = 0, n_test: int = 0) -> Dataset:
     return Dataset.build("shapes10", CLASSES, train, test)
 
 
-def generate(split: str, indices: ArrayLike, seed: int = 0) -> Split:
+def generate(
+    split: str, indices: ArrayLike, seed: int = 0, *, appearance: Appearance = APPEARANCE
+) -> Split:
     """The images at `indices` of a split, `"train"` or `"test"`, which share none.
 
     indices: whole numbers (N,), of at least 0. The class is index modulo 10, so that any run of
     consecutive indices is balanced. seed: 0 for the images of `load`, or another one from 0 on.
+    appearance: of the objects; the images of `load` have the default one.
     Returns a `Split` of (N, 3, 32, 32) with ids `indices`. The pixels of an image do not depend on
     the others that it is made with.
     """
     draws = _Draws(split, indices, seed)
     labels = draws.indices % len(CLASSES)
     scene, luminance = _background(draws)
-    scene = _paint_object(scene, luminance, labels, draws)
+    scene = _paint_object(scene, luminance, labels, draws, appearance)
     scene = _light_and_expose(scene, draws)
     images = np.rint(np.clip(scene, 0.0, 1.0) * 255.0).astype(np.uint8)
     return Split(
@@ -222,7 +270,13 @@ def _background(draws: _Draws) -> tuple[Floats, Floats]:
     return scene, mean
 
 
-def _paint_object(scene: Floats, mean: Floats, labels: NDArray[np.int64], draws: _Draws) -> Floats:
+def _paint_object(
+    scene: Floats,
+    mean: Floats,
+    labels: NDArray[np.int64],
+    draws: _Draws,
+    appearance: Appearance,
+) -> Floats:
     x, y = _grid()
     centre_x, centre_y = draws.uniform(-4.0, 4.0), draws.uniform(-4.0, 4.0)
     scale, aspect = draws.uniform(8.0, 11.5), draws.uniform(0.9, 1.12)
@@ -234,12 +288,12 @@ def _paint_object(scene: Floats, mean: Floats, labels: NDArray[np.int64], draws:
     distance = _distances(u, v, labels, variant) * scale
     cover = np.clip(0.5 - distance / draws.uniform(1.0, 1.8), 0.0, 1.0)
 
-    contrast = draws.sign() * draws.uniform(0.10, 0.24)
+    contrast = draws.sign() * draws.uniform(*appearance.contrast)
     light_angle = draws.uniform(0, 2 * np.pi)
     towards_light, _ = _rotate(dx, dy, light_angle)
     shade = draws.uniform(0.0, 0.10) * towards_light / scale
-    luminance = mean + contrast + shade + _texture(x, y, draws)
-    painted = luminance[:, None] + draws.colour(0.08)
+    luminance = mean + contrast + shade + _texture(x, y, draws, appearance)
+    painted = luminance[:, None] + draws.colour(appearance.tint)
 
     bar_angle, bar_offset = draws.uniform(0, np.pi), draws.uniform(-0.8, 0.8)
     across, _ = _rotate(dx, dy, bar_angle)
@@ -256,16 +310,15 @@ def _paint_object(scene: Floats, mean: Floats, labels: NDArray[np.int64], draws:
     return _blend(_blend(scene, painted, cover), occluding, occluder)
 
 
-def _texture(x: Floats, y: Floats, draws: _Draws) -> Floats:
-    """Fill of the object, (N, 32, 32) about 0: a quarter each plain, stripes, dots, noise."""
-    kind, amplitude = draws.uniform(0, 4), draws.uniform(0.02, 0.07)
+def _texture(x: Floats, y: Floats, draws: _Draws, appearance: Appearance) -> Floats:
+    """Fill of the object, (N, 32, 32) about 0: a third each stripes, dots, white noise."""
+    kind, amplitude = draws.uniform(0, 3), draws.uniform(*appearance.texture)
     u, v = _rotate(x, y, draws.uniform(0, np.pi))
-    frequency = 2 * np.pi / draws.uniform(3.0, 7.0)
+    frequency = 2 * np.pi / draws.uniform(*appearance.period)
     wave_u = np.sin(u * frequency + draws.uniform(0, 2 * np.pi))
     wave_v = np.sin(v * frequency)
-    noise = _pink(draws.white_field(), 0.5)
-    fill = np.where(kind < 1, np.float32(0), np.where(kind < 2, wave_u, wave_u * wave_v * 1.5))
-    return amplitude * np.where(kind < 3, fill, noise)
+    waves = np.where(kind < 1, wave_u, wave_u * wave_v * 1.5)
+    return amplitude * np.where(kind < 2, waves, draws.white_field())
 
 
 def _light_and_expose(scene: Floats, draws: _Draws) -> Floats:
