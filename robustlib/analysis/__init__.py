@@ -1,17 +1,47 @@
 """Analysis: pure functions of the table of accuracies and of per-image results."""
 
-from robustlib.analysis import clusters, metrics, overlap, published, statistics
+from robustlib.analysis import (
+    clusters,
+    crossed,
+    hypotheses,
+    metrics,
+    overlap,
+    published,
+    selection,
+    statistics,
+)
+from robustlib.analysis.crossed import (
+    Estimate,
+    Interval,
+    Ratio,
+    accuracy_gains,
+    crossed_estimate,
+    crossed_interval,
+    crossed_intervals,
+    jackknife,
+    largest,
+)
+from robustlib.analysis.hypotheses import (
+    Hypothesis,
+    Outcome,
+    equivalence,
+    hypotheses_table,
+    noninferiority,
+    superiority,
+)
 from robustlib.analysis.metrics import (
     accuracy_by_seed,
     accuracy_matrix,
     accuracy_with_intervals,
     corruption_errors,
     mce,
+    mce_estimates,
     robustness_scores,
 )
 from robustlib.analysis.overlap import (
     directed_overlaps,
     overlap_draws,
+    overlap_intervals,
     overlapping_scores,
     own_gains,
 )
@@ -29,19 +59,37 @@ from robustlib.analysis.statistics import (
 
 __all__ = [
     "Claim",
+    "Estimate",
+    "Hypothesis",
+    "Interval",
+    "Outcome",
+    "Ratio",
     "accuracy_by_seed",
+    "accuracy_gains",
     "accuracy_matrix",
     "accuracy_with_intervals",
     "claims_table",
     "clusters",
     "corruption_errors",
+    "crossed",
+    "crossed_estimate",
+    "crossed_interval",
+    "crossed_intervals",
     "directed_overlaps",
+    "equivalence",
+    "hypotheses",
+    "hypotheses_table",
     "interval_text",
+    "jackknife",
+    "largest",
     "mce",
+    "mce_estimates",
     "mean_interval",
     "metrics",
+    "noninferiority",
     "overlap",
     "overlap_draws",
+    "overlap_intervals",
     "overlapping_scores",
     "own_gains",
     "paired_difference_interval",
@@ -49,7 +97,9 @@ __all__ = [
     "published",
     "resampled_accuracies",
     "robustness_scores",
+    "selection",
     "statistics",
+    "superiority",
     "verdict",
     "wilson_interval",
 ]
