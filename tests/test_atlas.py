@@ -10,6 +10,7 @@ import pytest
 
 from robustlib.analysis import overlapping_scores
 from robustlib.analysis.atlas import atlas, rank_correlation
+from robustlib.analysis.hypotheses import ONE_SEED
 from robustlib.evaluation import COLUMNS, Evaluation
 
 # Right of ten images; rows are models, columns clean and the perturbations tested on.
@@ -88,6 +89,22 @@ def test_effective_number_by_hand() -> None:
     assert found.effective_number(["a"])["effective_number"] == pytest.approx(1)
     with pytest.raises(ValueError, match="with a score is empty"):
         found.effective_number(["none"])
+
+
+def test_the_largest_overlap_allows_for_having_been_picked() -> None:
+    found = atlas(evaluation(copies=100))
+    above, below = (found.largest(["a", "b"], threshold=t) for t in (0.2, 0.6))
+    assert above.value == below.value == pytest.approx(0.375, abs=1e-6)
+    pair = found.pairs().iloc[0]
+    assert above.low == pytest.approx(pair["low"])  # one pair, so the same interval
+    assert above.verdict() == "supported"
+    assert below.verdict() == "contradicted"
+    assert found.largest(["a", "b"], threshold=0.37).verdict() == "undecided"
+    at_its_end = found.largest(["a", "b"], threshold=float(above.low))
+    assert at_its_end.p == pytest.approx(0.05, rel=0.01)
+    assert atlas(evaluation(seeds=1)).largest(["a", "b"], threshold=0).verdict() == ONE_SEED
+    with pytest.raises(ValueError, match="with a score"):
+        found.largest(["a", "none"], threshold=0.5)
 
 
 def similarity(values: list[float], names: str) -> pd.DataFrame:

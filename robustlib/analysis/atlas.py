@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import crossed_intervals
+from robustlib.analysis.crossed import Interval, crossed_intervals, largest
+from robustlib.analysis.hypotheses import LEVEL, Outcome
 from robustlib.analysis.overlap import OverlapIntervals, directed, overlap_intervals, symmetric
 from robustlib.analysis.selection import effective_number
-from robustlib.core.checks import check_nonempty
+from robustlib.core.checks import check_nonempty, check_whole
 from robustlib.evaluation import Evaluation
 
 STANDARD = "standard"
@@ -101,6 +102,43 @@ class Atlas:
             "high": float(found.high),
             "corruptions": len(chosen),
         }
+
+    def largest(self, corruptions: Sequence[str], *, threshold: float) -> Outcome:
+        """Does the largest true overlap of two of some corruptions exceed a threshold?
+
+        The largest of many estimates is too large on average. So the interval is that of the
+        largest truth, from intervals that all hold at once (Bonferroni), and p is the level at
+        which it reaches the threshold.
+
+        Args:
+            corruptions: two or more that the atlas has; those without a score don't count.
+            threshold: an overlap.
+
+        Raises:
+            ValueError: no two of them have a score.
+        """
+        chosen = [name for name in self.scored if name in corruptions]
+        check_whole(len(chosen), "the number of corruptions with a score", low=2)
+        correct, above = self._part(chosen), np.triu_indices(len(chosen), 1)
+
+        def interval(level: float) -> Interval:
+            scores = overlap_intervals(
+                correct, self.normalise, confidence=1 - level, family=len(above[0])
+            ).overlap
+            ends = (scores.estimate[above], scores.low[above], scores.high[above])
+            return largest(Interval(*ends, scores.seeds, scores.images))
+
+        found = interval(LEVEL)
+        holds = bool(found.estimate > threshold)
+        least, most = 1e-12, 1.0
+        for _ in range(20):
+            level = float(np.sqrt(least * most))
+            bound = interval(level).low if holds else interval(level).high
+            clear = bound > threshold if holds else bound < threshold
+            least, most = (least, level) if clear else (level, most)
+        value, low, high, p = map(np.asarray, (found.estimate, found.low, found.high, most))
+        of = (found.seeds, found.images)
+        return Outcome("largest of several", value, low, high, 0.0, p, np.asarray(holds), *of)
 
     def draws(self, *, resamples: int, seed: int) -> np.ndarray:
         """The overlaps of the `scored`, had other seeds and images of the kind been drawn.
