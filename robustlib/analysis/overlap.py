@@ -80,8 +80,8 @@ class OverlapIntervals:
         directed: (K, K), see `directed_overlaps`; Fieller's intervals.
         overlap: (K, K), the overlapping scores, estimate and ends clamped at 0 as the score is.
 
-    Cells that need the own gain of a corruption whose own interval reaches zero are NaN: for a
-    directed half, those of the corruption tested on; for the score, those of either.
+    Cells that need the own gain of a corruption whose own gain's 95 % interval reaches zero are
+    NaN: for a directed half, those of the corruption tested on; for the score, those of either.
     """
 
     own_gains: Interval
@@ -104,9 +104,9 @@ def overlap_intervals(
             first) by perturbations (clean first, then in the models' order) by images, as from
             `Evaluation.per_seed`.
         normalise: as in `overlapping_scores`.
-        confidence: above 0, below 1.
+        confidence: above 0, below 1; whatever it is, the same cells are NaN.
         family: number of scores that shall be covered at once (see `crossed.largest`). It widens
-            the intervals of halves and scores, not those of own gains, and decides no cell.
+            the intervals of halves and scores, not those of own gains.
 
     Raises:
         ValueError: shapes that don't match, or values outside [0, 1].
@@ -130,7 +130,7 @@ def overlap_intervals(
     corruption = np.arange(len(gains.value))
     own = gains[corruption, corruption]
     own_interval = own.interval(confidence=confidence)
-    clear = own_interval.low > 0
+    clear = own.interval().low > 0
     divisor = own[np.broadcast_to(corruption, gains.value.shape)]
     half = Ratio(gains, divisor).interval(confidence=confidence, family=family)
     score = _mean_of_halves(half, halves, confidence=confidence, family=family)
@@ -155,14 +155,14 @@ def _mean_of_halves(
     first, second = width(halves), width(other)
     product = 2 * first * second
     correlation = np.clip(
-        (width(total) ** 2 - first**2 - second**2) / np.where(product > 0, product, np.nan), -1, 1
+        (width(total) ** 2 - (first**2 + second**2)) / np.where(product > 0, product, np.nan), -1, 1
     )
     correlation = np.nan_to_num(correlation)  # a half with itself: no width, so no matter
 
     def distance(to_end: np.ndarray) -> np.ndarray:
         finite = np.isfinite(to_end) & np.isfinite(to_end.T)
         a, b = np.where(finite, to_end, 0), np.where(finite, to_end.T, 0)
-        squared = a**2 + b**2 + 2 * correlation * a * b
+        squared = a**2 + b**2 + 2 * correlation * (a * b)
         return np.where(finite, np.sqrt(np.maximum(squared, 0)) / 2, np.inf)
 
     mean = (half.estimate + half.estimate.T) / 2
