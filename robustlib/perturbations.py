@@ -259,20 +259,25 @@ class Attack:
 
 def corruption_grid(
     names: Iterable[str],
-    severities: Iterable[int],
+    severities: Iterable[int] | Mapping[str, Iterable[int]],
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Corruption]:
-    """Every named corruption at every severity; options: by corruption, where some are wanted.
+    """Every named corruption at every severity, or at its own ones where they are given by name.
 
-    Raises `ValueError` for options of a corruption that isn't named.
+    options: by corruption, where some are wanted. Raises `ValueError` for options or severities of
+    a corruption that isn't named, and for a named one without severities.
     """
-    names, severities, options = list(names), list(severities), options or {}
-    for name in options:
-        check_name(name, names, "corruption with options; named are")
+    names, options = list(names), options or {}
+    if not isinstance(severities, Mapping):
+        severities = dict.fromkeys(names, tuple(severities))
+    for name in names:
+        check_name(name, severities, "corruption with severities; given are")
+    for name in (*severities, *options):
+        check_name(name, names, "corruption with options or severities; named are")
     return [
         Corruption(name, severity, **options.get(name, {}))
         for name in names
-        for severity in severities
+        for severity in severities[name]
     ]
 
 

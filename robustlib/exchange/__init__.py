@@ -2,11 +2,12 @@
 
 `export_cifar_c` and `export_imagenet_c` write them for other tools, and so does the command
 `python -m robustlib.exchange my/images my-images-c`. `Stored` evaluates files in either layout
-here, the official releases among them.
+here, the official releases among them. `Benchmark` is a benchmark of corruptions as a small file.
 """
 
+from robustlib.exchange.benchmark import Benchmark
 from robustlib.exchange.files import MANIFEST
 from robustlib.exchange.reading import Stored, stored_names
 from robustlib.exchange.writing import export_cifar_c, export_imagenet_c
 
-__all__ = ["MANIFEST", "Stored", "export_cifar_c", "export_imagenet_c", "stored_names"]
+__all__ = ["MANIFEST", "Benchmark", "Stored", "export_cifar_c", "export_imagenet_c", "stored_names"]

@@ -16,6 +16,7 @@ from robustlib.core.checks import SEVERITIES, check_name, check_whole
 from robustlib.data import Split
 from robustlib.data.folder import list_split
 from robustlib.data.images import shown, warn_of_others
+from robustlib.exchange.benchmark import Benchmark
 from robustlib.exchange.files import SUFFIXES, decode, threads
 from robustlib.exchange.writing import check_source, export_cifar_c, export_imagenet_c
 from robustlib.perturbations import parse_options
@@ -28,6 +29,7 @@ examples:
   %(prog)s my/images my-images-c
   %(prog)s my/images my-images-c --corruptions noc fog --severities 1 3 5
   %(prog)s my/images my-images-c --corruptions frost --options frost.photographs=my/frost
+  %(prog)s my/images my-images-c --benchmark my-benchmark.json
 """
 
 
@@ -46,7 +48,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         },
         "--corruptions": {
             "nargs": "+",
-            "default": ["imagenet_c"],
             "metavar": "NAME",
             "help": f"names, or suites: {', '.join(corruptions.suites())} (default: imagenet_c)",
         },
@@ -56,6 +57,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             "default": [],
             "metavar": "NAME.OPTION=VALUE",
             "help": f"options of corruptions: {', '.join(_known_options())}",
+        },
+        "--benchmark": {
+            "metavar": "FILE",
+            "help": "corruptions, severities, options and image size of a benchmark, instead",
         },
         "--image-size": {
             "type": int,
@@ -82,19 +87,22 @@ def _known_options() -> list[str]:
 
 def _run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; returns how many images were written."""
-    names: dict[str, None] = {}
-    for given in args.corruptions:
-        check_name(given, [*corruptions.names(), *corruptions.suites()], "corruption or suite")
-        members = corruptions.names(given) if given in corruptions.suites() else (given,)
-        names |= dict.fromkeys(members)
-    options = parse_options(args.options)
+    if args.benchmark is not None:
+        _take_benchmark(args)
+    else:
+        names: dict[str, None] = {}
+        for given in args.corruptions or ["imagenet_c"]:
+            check_name(given, [*corruptions.names(), *corruptions.suites()], "corruption or suite")
+            members = corruptions.names(given) if given in corruptions.suites() else (given,)
+            names |= dict.fromkeys(members)
+        args.corruptions, args.options = list(names), parse_options(args.options)
     if args.layout == "imagenet-c":
         return export_imagenet_c(
             args.source,
             args.folder,
-            list(names),
+            args.corruptions,
             severities=args.severities or SEVERITIES,
-            options=options,
+            options=args.options,
             image_size=args.image_size,
             image_format=args.format or "png",
             seed=args.seed,
@@ -112,7 +120,32 @@ def _run(args: argparse.Namespace) -> int:
         images = decode([listing.folder / f for f in listing.files], image_size, pool)
     labels = torch.from_numpy(listing.labels)
     split = Split(images, labels, torch.arange(len(images), device="cpu"), tuple(listing.files))
-    return export_cifar_c(args.folder, split, list(names), options=options, seed=args.seed)
+    return export_cifar_c(
+        args.folder, split, args.corruptions, options=args.options, seed=args.seed
+    )
+
+
+def _take_benchmark(args: argparse.Namespace) -> None:
+    """Fill in corruptions, severities, options and image size from a benchmark's file."""
+    if args.corruptions or args.severities or args.options:
+        raise ValueError(
+            "--benchmark says which corruptions, severities and options; give it without them."
+        )
+    benchmark = Benchmark.load(args.benchmark)
+    if benchmark.image_size not in (None, args.image_size or benchmark.image_size):
+        raise ValueError(
+            f"the benchmark {benchmark.name!r} is for images of {benchmark.image_size} px: leave "
+            "--image-size out."
+        )
+    args.image_size = benchmark.image_size or args.image_size
+    args.corruptions, args.options = list(benchmark.severities), benchmark.options
+    if args.layout == "imagenet-c":
+        args.severities = benchmark.severities
+    elif any(sorted(some) != list(SEVERITIES) for some in benchmark.severities.values()):
+        raise ValueError(
+            f"--layout cifar-c holds all severities, but the benchmark {benchmark.name!r} only "
+            "some; leave --layout out."
+        )
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "robustlib corrupt") -> int:

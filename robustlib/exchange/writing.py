@@ -143,7 +143,7 @@ def export_imagenet_c(
     folder: str | Path,
     names: Sequence[str],
     *,
-    severities: Sequence[int] = SEVERITIES,
+    severities: Sequence[int] | Mapping[str, Sequence[int]] = SEVERITIES,
     options: OptionsOf | None = None,
     image_size: int | None = None,
     image_format: str = "png",
@@ -158,10 +158,10 @@ def export_imagenet_c(
 
     source: a folder of images at any depth, with or without folders for classes. folder: made if
     missing; files that are there already are kept, and the others added. names: of corruptions.
-    options: of corruptions, by name, as in `corruption_grid`. image_size: None keeps the size of
-    every image; a number resizes the shorter side to `image_size` * 256 / 224 and crops to the
-    centre. image_format: "png" (lossless) or "jpeg" (quality 85, as the ImageNet-C release).
-    seed: as in `corrupt`.
+    severities: of all, or by name. options: by name, as in `corruption_grid`. image_size: None
+    keeps the size of every image; a number resizes the shorter side to `image_size` * 256 / 224
+    and crops to the centre. image_format: "png" (lossless) or "jpeg" (quality 85, as the ImageNet-C
+    release). seed: as in `corrupt`.
 
     `robustlib.json` records what the folder was made from, with the names of the images in the
     order of their ids; `<name>/robustlib.json` how a corruption was made.
@@ -228,11 +228,13 @@ def _new_folder(folder: str | Path) -> Path:
 
 
 def _cells(
-    names: Sequence[str], severities: Sequence[int], options: OptionsOf | None
+    names: Sequence[str],
+    severities: Sequence[int] | Mapping[str, Sequence[int]],
+    options: OptionsOf | None,
 ) -> list[Corruption]:
     check_names(names, corruptions.names(), "corruption")
-    severities = [check_severity(severity) for severity in severities]
-    check_nonempty(severities, "severities")
+    for some in severities.values() if isinstance(severities, Mapping) else [severities]:
+        check_nonempty([check_severity(severity) for severity in some], "severities")
     return corruption_grid(names, severities, options)
 
 
