@@ -67,6 +67,12 @@ def test_it_agrees_with_the_score_of_mean_accuracies() -> None:
     np.testing.assert_allclose(found.overlap(), expected, atol=1e-6)
 
 
+def test_what_has_no_score_overlaps_with_nothing() -> None:
+    found = atlas(evaluation()).among(["none", "b", "a"])
+    np.testing.assert_allclose(found, [[1, 0, 0], [0, 1, 0.375], [0, 0.375, 1]], atol=1e-6)
+    assert list(found) == list(found.index) == ["none", "b", "a"]
+
+
 def test_draws_spread_around_the_score() -> None:
     found = atlas(evaluation(copies=100))
     draws = found.draws(resamples=200, seed=0)

@@ -46,6 +46,15 @@ class Atlas:
         frame = pd.DataFrame(self.scores.overlap.estimate, index=self.names, columns=self.names)
         return frame.loc[self.scored, self.scored]
 
+    def among(self, corruptions: Sequence[str]) -> pd.DataFrame:
+        """`overlap` of some corruptions; 0 with any other for those without a score.
+
+        To count such a one as overlapping with nothing is this project's choice.
+        """
+        names = list(corruptions)
+        frame = self.overlap().reindex(index=names, columns=names).fillna(0.0)
+        return frame.mask(np.eye(len(names), dtype=bool), 1.0)
+
     def own_gains(self) -> pd.DataFrame:
         """One row a corruption: corruption, own_gain, low, high."""
         gains = self.scores.own_gains

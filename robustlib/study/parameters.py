@@ -201,6 +201,17 @@ PARAMETERS: dict[str, Parameter] = {
         _one_of(lambda: ("ratio", "raw"), "normalisation"),
         "overlap of accuracies relative to clean (ratio) or as they are (raw)",
     ),
+    "atlas_run": Parameter("str", _run_name, "run whose per-image results the atlas is made of"),
+    "public_data": Parameter(
+        "str",
+        _one_of(lambda: ("cifar10", "cifar100", "imagenet", "imagenet100"), "data"),
+        "data of the public models: cifar10, cifar100, imagenet or imagenet100",
+    ),
+    "sizes": Parameter("list[int]", _each(_between(1, 15)), "numbers of corruptions to choose"),
+    "overlap_limit": Parameter("float", _between(0), "largest overlap of two chosen corruptions"),
+    "calibrated_loss": Parameter(
+        "float", _between(0, 1, above=True), "accuracy that each corruption of a benchmark costs"
+    ),
     "options": Parameter(
         "list[str]", _options, "options of corruptions and attacks in the tests, name.option=value"
     ),

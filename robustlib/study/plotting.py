@@ -29,6 +29,7 @@ __all__ = [
     "lines",
     "scatter",
     "severity_curves",
+    "spread",
     "training_curves",
     "use_style",
 ]
@@ -369,6 +370,52 @@ def intervals(
     axis.set_xlabel(label)
     if group:
         _legend(axis, drawn)
+    return figure
+
+
+@_literal
+def spread(
+    table: pd.DataFrame,
+    *,
+    value: str,
+    group: str,
+    marks: pd.DataFrame,
+    mark: str,
+    label: str,
+) -> Figure:
+    """How values spread in each group, one line a group, and where marked ones lie.
+
+    A thin line reaches from the smallest to the largest value, a thick one from the 10th to the
+    90th percentile, with a tick at the median.
+
+    Args:
+        table: columns `group` and `value`, one row a value.
+        value: column of the values.
+        group: column that names the lines.
+        marks: columns `group`, `value` and `mark`, one row a mark.
+        mark: column told apart by colour and marker.
+        label: of the value axis.
+    """
+    groups = list(dict.fromkeys(table[group]))
+    kinds = list(dict.fromkeys(marks[mark]))
+    figure, axis = plt.subplots(figsize=(8.5, 1.2 + 0.75 * len(groups)), layout="constrained")
+    for line, name in enumerate(groups):
+        ends = np.nanpercentile(table.loc[table[group] == name, value], [0, 10, 50, 90, 100])
+        axis.hlines(line, ends[0], ends[4], color="0.6", linewidth=1)
+        axis.hlines(line, ends[1], ends[3], color="0.75", linewidth=7)
+        axis.plot([ends[2]], [line], "|", color="0.2", markersize=14)
+    drawn: dict[object, Any] = {}
+    for number, kind in enumerate(kinds):
+        rows = marks[marks[mark] == kind]
+        offset = 0.3 * (number / max(1, len(kinds) - 1) - 0.5)
+        marker, colour = _look(number)
+        places = [groups.index(name) + offset for name in rows[group]]
+        (drawn[kind],) = axis.plot(rows[value], places, marker, color=colour, markersize=7)
+    axis.set_yticks(range(len(groups)), [f"{_text(group)} {_text(name)}" for name in groups])
+    axis.set_ylim(len(groups) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(label)
+    _legend(axis, drawn)
     return figure
 
 

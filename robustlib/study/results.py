@@ -58,23 +58,29 @@ def save(
     parameters = asdict(settings)
     if parameters.get("data_root"):
         parameters["data_root"] = Path(parameters["data_root"]).name
-    folder = paths.results_dir(run)
-    folder.mkdir(parents=True, exist_ok=True)
+    place = folder(run)
     for name, table in tables.items():
-        _replace(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+        _replace(place / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     for name, figure in (figures or {}).items():
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
-        _replace(folder / f"{name}.png", picture.getvalue())
+        _replace(place / f"{name}.png", picture.getvalue())
     for name, evaluation in (evaluations or {}).items():
-        packed.write(folder / f"{name}.safetensors", evaluation)
+        packed.write(place / f"{name}.safetensors", evaluation)
     record = {
         "tables": sorted(tables),
         "parameters": parameters,
         "seconds": round(seconds, 1),
         **provenance(),
     }
-    _replace(folder / f"{notebook}.json", json.dumps(record, indent=2, default=str) + "\n")
+    _replace(place / f"{notebook}.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def folder(run: str) -> Path:
+    """`results/<run>/`, made if missing."""
+    path = paths.results_dir(run)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def load(run: str, name: str) -> pd.DataFrame:
