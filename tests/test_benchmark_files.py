@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def test_a_score_by_hand(benchmark_of_two) -> None:
     scores = benchmark_of_two.score(table())
     assert scores.to_dict() == pytest.approx(expected)
     assert list(scores.index) == ["b", "a"]
-    read = pd.read_csv(pd.io.common.StringIO(table().to_csv(index=False)))
+    read = pd.read_csv(io.StringIO(table().to_csv(index=False)))
     assert benchmark_of_two.score(read).to_dict() == pytest.approx(expected)
 
 

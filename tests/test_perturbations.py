@@ -81,6 +81,15 @@ def test_a_grid_takes_options_by_name() -> None:
         corruption_grid(["fog"], [1], {"glass_blur": {"swap": True}})
 
 
+def test_a_grid_takes_severities_by_name() -> None:
+    grid = corruption_grid(["snow", "fog"], {"fog": [1, 5], "snow": [3]})
+    assert [(c.name, c.severity) for c in grid] == [("snow", 3), ("fog", 1), ("fog", 5)]
+    with pytest.raises(UnknownNameError, match="with severities; given are 'fog'"):
+        corruption_grid(["fog"], {"fogg": [1]})
+    with pytest.raises(UnknownNameError, match="or severities; named are 'snow'"):
+        corruption_grid(["fog"], {"fog": [1], "snow": [1]})
+
+
 def test_keys_tell_apart_what_differs_but_not_labels() -> None:
     cells = [
         Clean(),

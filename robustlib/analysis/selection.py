@@ -369,9 +369,10 @@ def _errors(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
 def categories(overlap: pd.DataFrame, n: int | None = None, *, seed: int = 0) -> list[list[str]]:
     """Categories of corruptions by k-means of their overlaps with all candidates.
 
-    Laugros, Caplier and Ospici, BMVC 2021, by their public code: the best of 100 starts; n is the
-    smallest number, from 2 on, for which the overlaps of two corruptions of one category correlate
-    by more than .5 on average. Clipping the overlaps is this project's choice.
+    Laugros, Caplier and Ospici, BMVC 2021 (arXiv 2107.12052), by their public code: the best of
+    100 starts; n is the smallest number, from 2 on, for which the overlaps of two corruptions of
+    one category correlate by more than .5 on average. Clipping the overlaps is this project's
+    choice.
 
     Args:
         overlap: frame (K, K), as in `effective_number`.

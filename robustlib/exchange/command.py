@@ -60,7 +60,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         },
         "--benchmark": {
             "metavar": "FILE",
-            "help": "corruptions, severities, options and image size of a benchmark, instead",
+            "help": "a benchmark, which says corruptions, severities, options and image size",
         },
         "--image-size": {
             "type": int,
