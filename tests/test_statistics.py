@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -326,7 +327,7 @@ def simulated_overlaps(
     Own gains are `own` standard errors of a gain; the standard model doesn't vary.
     """
     rng = np.random.default_rng(seeds)
-    pairs, images, unit = 10, 20, 0.002
+    pairs, images, unit = 4, 20, 0.002
     size = 2 * pairs
     gain = np.kron(np.eye(pairs), np.array([[1, truth], [truth, 1]])) * own
     first, second = np.arange(0, size, 2), np.arange(1, size, 2)
@@ -364,6 +365,15 @@ def test_coverage_of_mce() -> None:
         found = mce_estimates(rng.random(logits.shape) < special.expit(logits))[1].interval()
         held += found.low <= truth <= found.high
     assert 0.93 < held / 2500 < 0.99
+
+
+def test_the_jackknife_takes_little_memory() -> None:
+    correct = np.ones((3, 20, 20, 10_000), dtype=bool)  # 12 MB; as float64 96
+    tracemalloc.start()
+    jackknife(lambda accuracy: accuracy, correct)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_the_largest_of_fifteen_equal_truths_is_covered() -> None:

@@ -1,16 +1,18 @@
 """Estimates and intervals from crossed data: every training seed meets every test image.
 
-A mean over seeds and images varies with both. With V_seeds, V_images and V_both the variances of
-the mean as the seeds' means, the images' means and the residuals give them, its variance is that
-of V_seeds + V_images - V_both on average, and the interval's half width h is
+A mean over seeds and images varies with both. Let V_seeds, V_images and V_both be the variances of
+the mean as the seeds' means, the images' means and the residuals give them. On average V_seeds
+holds what seeds do alone and with images, V_images - V_both what images do alone. The interval's
+half width h joins the half widths of these two (Zou and Donner 2008: variance recovered from
+intervals):
 
-    h^2 = t_seeds^2 V_seeds + t_images^2 max(0, V_images - V_both), at least t_images^2 V_images
+    h^2 = t_seeds^2 V_seeds + t_images^2 (V_images - V_both), at least t_images^2 V_images
 
-with Student quantiles of seeds - 1 and images - 1 degrees of freedom: the method of variance
-estimates recovery (Zou and Donner 2008), with the floor as this project's choice. As t^2 V_seeds
-covers for each part alone, and the normal probability of an interval is concave in h^2, the sum
-covers at least what is claimed (for normal data), which Satterthwaite's degrees of freedom don't
-with three seeds. Other statistics enter by the jackknife, as pseudo-values.
+with Student quantiles of seeds - 1 and images - 1 degrees of freedom (blocks - 1 where images are
+taken in blocks); the floor is this project's choice. The chance that a normal mean lies within h
+is concave in h^2, so whatever the shares of the two parts, it is no less than where one is all:
+what is claimed. Satterthwaite's degrees of freedom promise no such thing, and cover less with
+three seeds. Other statistics than means enter by the jackknife, as pseudo-values.
 """
 
 from __future__ import annotations
@@ -121,15 +123,15 @@ class Estimate:
 
     def _p(self, distance: np.ndarray) -> np.ndarray:
         """The level at which the one-sided bound meets the hypothesis, by bisection."""
-        from scipy import stats  # late: it takes the better part of a second
+        from scipy import special  # late, as it takes a while
 
         parts, freedom = self._parts(), self._freedom()
-        low, high = np.zeros_like(distance), np.full_like(distance, 37.0)  # normal quantiles
+        low, high = np.zeros_like(distance), np.full_like(distance, 20.0)  # normal quantiles
         for _ in range(50):
             middle = (low + high) / 2
-            beyond = _largest(parts, stats.norm.sf(middle), *freedom) < distance**2
+            beyond = _largest(parts, special.ndtr(-middle), *freedom) < distance**2
             low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
-        p = stats.norm.sf(low)
+        p = special.ndtr(-low)
         p = np.where(distance < 0, 1 - p, p)
         return np.where(np.isfinite(distance) & np.isfinite(parts).all(axis=0), p, np.nan)
 
@@ -366,14 +368,14 @@ def _squares(
     parts: np.ndarray, tail: np.ndarray | float, of_seeds: int, of_blocks: int
 ) -> tuple[np.ndarray, ...]:
     """Squared half widths (or products of them) of which the largest counts; see the module."""
-    from scipy import stats  # late, as above
+    from scipy import special  # late, as above
 
     seeds, images, both = parts
-    image_quantile = stats.t.isf(tail, of_blocks) ** 2
+    image_square = special.stdtrit(of_blocks, tail) ** 2
     if not of_seeds:
-        return (image_quantile * images,)
-    seed_part = stats.t.isf(tail, of_seeds) ** 2 * seeds
-    return seed_part + image_quantile * (images - both), seed_part, image_quantile * images
+        return (image_square * images,)
+    seed_part = special.stdtrit(of_seeds, tail) ** 2 * seeds
+    return seed_part + image_square * (images - both), seed_part, image_square * images
 
 
 def _largest(
