@@ -20,6 +20,7 @@ from robustlib.analysis import crossed, hypotheses, overlap
 from robustlib.analysis.crossed import (
     Estimate,
     Interval,
+    MeanOfRatios,
     Ratio,
     crossed_estimate,
     crossed_interval,
@@ -191,6 +192,23 @@ def test_fieller_is_unbounded_where_the_denominator_may_be_zero() -> None:
     assert (np.isinf(found.low) & np.isinf(found.high))[~clear].all()
 
 
+def test_the_mean_of_ratios_by_hand() -> None:
+    """With itself a ratio keeps its interval; with its mirror image about 1 nothing is left."""
+    rng = np.random.default_rng(15)
+    above = crossed_estimate(10 + normal(4, (1, 1, 1), draws=1, rng=rng)[0])
+    one = crossed_estimate(np.ones((4, 30)))
+    mirrored = Ratio(crossed_estimate(2 - above.cells), one)
+    ratio = Ratio(above, one)
+    found, expected = MeanOfRatios(ratio, ratio).interval(), ratio.interval()
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert ratio.linear().interval().low == pytest.approx(expected.low)
+    nothing = MeanOfRatios(ratio, mirrored).interval()
+    assert [nothing.low, nothing.high] == pytest.approx([1, 1], abs=1e-6)
+    below = crossed_estimate(normal(4, (1, 1, 1), draws=1, rng=rng)[0])
+    unbounded = MeanOfRatios(ratio, Ratio(above, below)).interval()
+    assert (unbounded.low, unbounded.high) == (-np.inf, np.inf)
+
+
 def test_a_ratio_to_nothing_is_undefined() -> None:
     zero = crossed_estimate(np.zeros((2, 5)))
     found = Ratio(crossed_estimate(np.ones((2, 5))), zero).interval()
@@ -250,7 +268,7 @@ def test_overlap_intervals_agree_with_the_score(seeds: int, normalise: str) -> N
     np.testing.assert_allclose(found.directed.estimate[kept], halves[kept])
     np.testing.assert_allclose(found.overlap.estimate[kept], overlap.symmetric(halves)[kept])
     for ends in (found.overlap.low, found.overlap.high):
-        np.testing.assert_array_equal(ends, ends.T)
+        np.testing.assert_allclose(ends, ends.T, rtol=1e-12)
         np.testing.assert_allclose(np.diag(ends)[clear], 1)
         assert np.isnan(ends[2]).all()
         assert (ends[kept] >= 0).all()
@@ -259,6 +277,12 @@ def test_overlap_intervals_agree_with_the_score(seeds: int, normalise: str) -> N
     assert np.isfinite(found.directed.low[2, clear]).all()
     assert found.directed.high[3, 0] < 0
     assert found.overlap.low[0, 1] > 0.4
+    signed = overlap.signed_overlaps(correct, normalise)[kept]
+    np.testing.assert_allclose(np.maximum(0, signed.interval().high), found.overlap.high[kept])
+    assert (superiority(signed).p[0, 1], signed.value[0, 2] < 0) == (
+        pytest.approx(0, abs=0.01),
+        True,
+    )
     wide = overlap.overlap_intervals(correct, normalise, family=6)
     assert wide.overlap.high[0, 1] > found.overlap.high[0, 1]
     narrow = overlap.overlap_intervals(correct, normalise, confidence=0.1)
@@ -445,18 +469,18 @@ def test_p_values_and_intervals_say_the_same(shares: tuple[float, float, float])
     np.testing.assert_allclose(estimate.p_above(0.3) + estimate.p_below(0.3), 1)
 
 
-def test_p_values_of_a_ratio_agree_with_its_interval() -> None:
+def test_p_values_of_ratios_agree_with_their_intervals() -> None:
     rng = np.random.default_rng(13)
-    above, below = (crossed_estimate(6 + normal(5, (1, 1, 1), draws=200, rng=rng)) for _ in "ab")
-    ratio = Ratio(above, below)
-    interval = ratio.interval()
-    bounded = np.isfinite(interval.low)
-    assert bounded.mean() > 0.9
-    for threshold in (0.5, 1.0):
-        verdict = superiority(ratio, threshold=threshold).verdict()
-        np.testing.assert_array_equal(
-            (verdict == "supported")[bounded], interval.low[bounded] > threshold
-        )
+    parts = [crossed_estimate(5 + normal(5, (1, 1, 1), draws=200, rng=rng)) for _ in range(4)]
+    first, second = Ratio(*parts[:2]), Ratio(*parts[2:])
+    for found in (first, MeanOfRatios(first, second)):
+        interval = found.interval()
+        for threshold in (0.5, 1.5):
+            verdict = superiority(found, threshold=threshold).verdict()
+            np.testing.assert_array_equal(verdict == "supported", interval.low > threshold)
+            np.testing.assert_array_equal(verdict == "contradicted", interval.high < threshold)
+        assert 0 < np.isinf(interval.high).sum() < 100
+        assert (superiority(found).p[np.isinf(interval.high)] > 0.05).all()
 
 
 CASES: list[tuple[Callable, float, float, float]] = [

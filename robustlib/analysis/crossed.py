@@ -17,13 +17,15 @@ three seeds. Other statistics than means enter by the jackknife, as pseudo-value
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from robustlib.core.checks import check_number, check_whole
+from robustlib.core.checks import check_number, check_whole, settle
 
 BLOCKS = 50
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -54,54 +56,22 @@ class Interval:
         return "seeds and images" if self.seeds > 1 else "images only"
 
 
-class Uncertain(Protocol):
-    """What intervals and tests need of an estimate: `Estimate` and `Ratio` have it."""
-
-    @property
-    def value(self) -> np.ndarray:
-        """The estimate, float (...)."""
-
-    @property
-    def seeds(self) -> int:
-        """Training seeds."""
-
-    @property
-    def images(self) -> int:
-        """Test images."""
-
-    def interval(self, *, confidence: float = 0.95, family: int = 1) -> Interval:
-        """The interval that covers the truth."""
-
-    def p_above(self, threshold: float) -> np.ndarray:
-        """One-sided p value of "at most the threshold"."""
-
-    def p_below(self, threshold: float) -> np.ndarray:
-        """One-sided p value of "at least the threshold"."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An estimate, or an array of them, with what each seed and block of images contributes.
+class Uncertain(ABC):
+    """What has an interval and can be tested: an estimate, or an array of them.
 
     Attributes:
         value: float (...).
-        cells: float (..., seeds, blocks), a block being one image or several. Their mean is the
-            value (for a statistic that isn't linear: nearly).
+        seeds: training seeds.
         images: test images.
     """
 
     value: np.ndarray
-    cells: np.ndarray
+    seeds: int
     images: int
 
-    @property
-    def seeds(self) -> int:
-        """Training seeds."""
-        return self.cells.shape[-2]
-
-    def __getitem__(self, index: Any) -> Estimate:
-        """Some of the estimates, by the index of `value`."""
-        return Estimate(self.value[index], self.cells[index], self.images)
+    @abstractmethod
+    def ends(self, tail: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds below and above, each wrong with probability `tail` (0 to 0.5)."""
 
     def interval(self, *, confidence: float = 0.95, family: int = 1) -> Interval:
         """The interval that covers the truth, whatever seeds and images were drawn.
@@ -109,107 +79,201 @@ class Estimate:
         Args:
             confidence: above 0, below 1.
             family: number of intervals that shall all cover at once (Bonferroni).
+
+        Raises:
+            ValueError: an argument out of range.
         """
-        half = np.sqrt(_largest(self._parts(), _tail(confidence, family), *self._freedom()))
-        return Interval(self.value, self.value - half, self.value + half, self.seeds, self.images)
+        confidence = check_number(confidence, "confidence", low=0, above=True, high=1)
+        family = check_whole(family, "family", low=1)
+        if confidence == 1:
+            raise ValueError("confidence must be below 1, such as 0.95.")
+        low, high = self.ends((1 - confidence) / 2 / family)
+        return Interval(self.value, low, high, self.seeds, self.images)
 
     def p_above(self, threshold: float) -> np.ndarray:
-        """One-sided p value of the hypothesis that the truth is at most `threshold`."""
-        return self._p(self.value - threshold)
+        """One-sided p value of the hypothesis that the truth is at most `threshold`.
+
+        It is the level at which the lower end meets the threshold; NaN where there is no interval.
+        """
+        return self._p(threshold, above=True)
 
     def p_below(self, threshold: float) -> np.ndarray:
         """One-sided p value of the hypothesis that the truth is at least `threshold`."""
-        return self._p(threshold - self.value)
+        return self._p(threshold, above=False)
 
-    def _p(self, distance: np.ndarray) -> np.ndarray:
-        """The level at which the one-sided bound meets the hypothesis, by bisection."""
+    def _p(self, threshold: float, *, above: bool) -> np.ndarray:
         from scipy import special  # late, as it takes a while
 
-        parts, freedom = self._parts(), self._freedom()
-        low, high = np.zeros_like(distance), np.full_like(distance, 20.0)  # normal quantiles
-        for _ in range(50):
-            middle = (low + high) / 2
-            beyond = _largest(parts, special.ndtr(-middle), *freedom) < distance**2
-            low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
-        p = special.ndtr(-low)
-        p = np.where(distance < 0, 1 - p, p)
-        return np.where(np.isfinite(distance) & np.isfinite(parts).all(axis=0), p, np.nan)
-
-    def _parts(self) -> np.ndarray:
-        return _covariances(self.cells, self.cells)
-
-    def _freedom(self) -> tuple[int, int]:
-        return self.seeds - 1, self.cells.shape[-1] - 1
+        least, most = np.zeros(self.value.shape), np.full(self.value.shape, 20.0)
+        for _ in range(40):  # bisection of the normal quantile that belongs to the level
+            middle = (least + most) / 2
+            low, high = self.ends(special.ndtr(-middle))
+            clear = (low > threshold) | (high < threshold)
+            least, most = np.where(clear, middle, least), np.where(clear, most, middle)
+        p = special.ndtr(-least)
+        p = np.where((self.value > threshold) == above, p, 1 - p)
+        return np.where(np.isnan(low + self.value), np.nan, p)
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Estimate(Uncertain):
+    """An estimate, or an array of them, with what each seed and block of images contributes.
+
+    Attributes:
+        value: float (...).
+        cells: float (..., seeds, blocks), a block being one image or several. Their mean is the
+            value (for a statistic that isn't linear: nearly).
+        images: test images.
+        seeds: training seeds.
+    """
+
+    value: np.ndarray
+    cells: np.ndarray
+    images: int
+    seeds: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        settle(self, value=np.asarray(self.value), seeds=self.cells.shape[-2])
+
+    def __getitem__(self, index: Any) -> Estimate:
+        """Some of the estimates, by the index of `value`."""
+        return Estimate(self.value[index], self.cells[index], self.images)
+
+    def ends(self, tail: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """As `Uncertain.ends`."""
+        half = self.half_width(tail)
+        return self.value - half, self.value + half
+
+    def half_width(self, tail: np.ndarray | float) -> np.ndarray:
+        """Distance of the ends from the value; see the module."""
+        squares = _squares(self._parts, tail, self.seeds, self.cells.shape[-1])
+        return np.sqrt(np.maximum.reduce(squares))
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        return _covariances(self.cells, self.cells)
+
+
+@dataclass(frozen=True)
+class Ratio(Uncertain):
     """A ratio of two estimates from the same seeds and images, with Fieller's interval (1954).
 
     A value r is in the interval if numerator - r * denominator doesn't differ clearly from zero.
     So nothing is assumed of the ratio's own distribution, which is skewed where the denominator
     is small. Where the denominator itself doesn't differ clearly from zero, no value can be
     excluded, and the ends are infinite.
+
+    Attributes:
+        numerator: (...).
+        denominator: the same shape.
+        value: the ratio; NaN where the denominator is zero.
+        seeds: training seeds.
+        images: test images.
     """
 
     numerator: Estimate
     denominator: Estimate
+    value: np.ndarray = field(init=False)
+    seeds: int = field(init=False)
+    images: int = field(init=False)
 
-    @property
-    def value(self) -> np.ndarray:
-        """The ratio, float (...); NaN where the denominator is zero."""
-        below = self.denominator.value
-        return self.numerator.value / np.where(below != 0, below, np.nan)
+    def __post_init__(self) -> None:
+        above, below = self.numerator, self.denominator.value
+        value = np.asarray(above.value / np.where(below != 0, below, np.nan))
+        settle(self, value=value, seeds=above.seeds, images=above.images)
 
-    @property
-    def seeds(self) -> int:
-        """Training seeds."""
-        return self.numerator.seeds
+    def __getitem__(self, index: Any) -> Ratio:
+        """Some of the ratios, by the index of `value`."""
+        return Ratio(self.numerator[index], self.denominator[index])
 
-    @property
-    def images(self) -> int:
-        """Test images."""
-        return self.numerator.images
-
-    def interval(self, *, confidence: float = 0.95, family: int = 1) -> Interval:
-        """As `Estimate.interval`."""
-        above, below = self.numerator, self.denominator
-        pairs = ((above, above), (above, below), (below, below))
-        parts = [_covariances(x.cells, y.cells) for x, y in pairs]
-        tail, freedom = _tail(confidence, family), above._freedom()
-        choices = zip(*(_squares(part, tail, *freedom) for part in parts), strict=True)
-        value = self.value
+    def ends(self, tail: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """As `Uncertain.ends`."""
+        above, below, value = self.numerator.value, self.denominator.value, self.value
+        sizes = self.seeds, self.numerator.cells.shape[-1]
         low, high = value, value
-        for upper, mixed, lower in choices:
-            # the set of r with (numerator - r denominator)^2 at most its squared half width
-            a = below.value**2 - lower
-            b = above.value * below.value - mixed
-            c = above.value**2 - upper
-            holds = (above.value - value * below.value) ** 2 <= upper + value * (
-                value * lower - 2 * mixed
-            )
+        for upper, mixed, lower in zip(
+            *(_squares(part, tail, *sizes) for part in self._parts), strict=True
+        ):
+            # the r with (numerator - r denominator)^2 at most upper - 2 r mixed + r^2 lower
+            a, b, c = below**2 - lower, above * below - mixed, above**2 - upper
+            holds = upper - 2 * value * mixed + value**2 * lower >= 0
             root = np.sqrt(np.maximum(b**2 - a * c, 0))
-            bounded = np.where(a > 0, a, np.nan)
-            low = np.where(holds, np.fmin(low, (b - root) / bounded), low)
-            high = np.where(holds, np.fmax(high, (b + root) / bounded), high)
+            divisor = np.where(a > 0, a, np.nan)
+            low = np.where(holds, np.fmin(low, (b - root) / divisor), low)
+            high = np.where(holds, np.fmax(high, (b + root) / divisor), high)
             low = np.where(holds & (a <= 0), -np.inf, low)
             high = np.where(holds & (a <= 0), np.inf, high)
         undefined = np.isnan(value)
-        low, high = (np.where(undefined, np.nan, end) for end in (low, high))
-        return Interval(value, low, high, self.seeds, self.images)
+        return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
-    def p_above(self, threshold: float) -> np.ndarray:
-        """As `Estimate.p_above`, for a denominator whose truth is positive."""
-        return self._excess(threshold).p_above(0)
+    def linear(self) -> Estimate:
+        """The ratio as if it were linear near its value: for variances and correlations."""
+        above, below, value = self.numerator, self.denominator, self.value[..., None, None]
+        slope = 1 / np.where(below.value != 0, below.value, np.nan)[..., None, None]
+        return Estimate(
+            self.value, value + slope * (above.cells - value * below.cells), self.images
+        )
 
-    def p_below(self, threshold: float) -> np.ndarray:
-        """As `Estimate.p_below`, for a denominator whose truth is positive."""
-        return self._excess(threshold).p_below(0)
+    @cached_property
+    def _parts(self) -> list[np.ndarray]:
+        x, y = self.numerator.cells, self.denominator.cells
+        return [_covariances(*pair) for pair in ((x, x), (x, y), (y, y))]
 
-    def _excess(self, threshold: float) -> Estimate:
-        above, below = self.numerator, self.denominator
-        value = above.value - threshold * below.value
-        return Estimate(value, above.cells - threshold * below.cells, above.images)
+
+@dataclass(frozen=True)
+class MeanOfRatios(Uncertain):
+    """The mean of two ratios, with an interval that joins theirs (Zou and Donner 2008).
+
+    The distance of an end is that of two correlated parts, sqrt(d1^2 + d2^2 + 2 r d1 d2) / 2, with
+    the ratios' own distances d and their correlation r, of the ratios as if linear. It is infinite
+    where one of theirs is.
+
+    Attributes:
+        first: (...).
+        second: the same shape.
+        value: the mean of both.
+        seeds: training seeds.
+        images: test images.
+    """
+
+    first: Ratio
+    second: Ratio
+    value: np.ndarray = field(init=False)
+    seeds: int = field(init=False)
+    images: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        value = np.asarray((self.first.value + self.second.value) / 2)
+        settle(self, value=value, seeds=self.first.seeds, images=self.first.images)
+
+    def __getitem__(self, index: Any) -> MeanOfRatios:
+        """Some of the means, by the index of `value`."""
+        return MeanOfRatios(self.first[index], self.second[index])
+
+    def ends(self, tail: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """As `Uncertain.ends`."""
+        one, two, both = (part.half_width(tail) for part in self._linear)
+        product = 2 * one * two
+        r = np.clip((both**2 - (one**2 + two**2)) / np.where(product > 0, product, np.nan), -1, 1)
+        r = np.nan_to_num(r)  # where one has no width, it doesn't matter
+
+        def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            finite = np.isfinite(first) & np.isfinite(second)
+            x, y = np.where(finite, first, 0), np.where(finite, second, 0)
+            joined = np.sqrt(np.maximum(x**2 + y**2 + 2 * r * (x * y), 0)) / 2
+            return np.where(finite, joined, first + second)
+
+        (low, high), (other_low, other_high) = self.first.ends(tail), self.second.ends(tail)
+        first, second = self.first.value, self.second.value
+        return (
+            self.value - distance(first - low, second - other_low),
+            self.value + distance(high - first, other_high - second),
+        )
+
+    @cached_property
+    def _linear(self) -> tuple[Estimate, Estimate, Estimate]:
+        one, two = self.first.linear(), self.second.linear()
+        return one, two, Estimate(one.value + two.value, one.cells + two.cells, self.images)
 
 
 def crossed_estimate(values: np.ndarray) -> Estimate:
@@ -299,7 +363,7 @@ def crossed_intervals(
 ) -> Interval:
     """A smooth function of accuracies with intervals that cover seeds and images.
 
-    Args and errors as for `jackknife` and `Estimate.interval`.
+    Args and errors as for `jackknife` and `Uncertain.interval`.
     """
     return jackknife(statistic, correct).interval(confidence=confidence, family=family)
 
@@ -365,28 +429,18 @@ def _covariances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _squares(
-    parts: np.ndarray, tail: np.ndarray | float, of_seeds: int, of_blocks: int
+    parts: np.ndarray, tail: np.ndarray | float, seeds: int, blocks: int
 ) -> tuple[np.ndarray, ...]:
-    """Squared half widths (or products of them) of which the largest counts; see the module."""
+    """Squared half widths (or products of two) of which the largest counts; see the module."""
     from scipy import special  # late, as above
 
-    seeds, images, both = parts
-    image_square = special.stdtrit(of_blocks, tail) ** 2
-    if not of_seeds:
-        return (image_square * images,)
-    seed_part = special.stdtrit(of_seeds, tail) ** 2 * seeds
-    return seed_part + image_square * (images - both), seed_part, image_square * images
-
-
-def _largest(
-    parts: np.ndarray, tail: np.ndarray | float, of_seeds: int, of_blocks: int
-) -> np.ndarray:
-    return np.maximum.reduce(_squares(parts, tail, of_seeds, of_blocks))
-
-
-def _tail(confidence: float, family: int) -> float:
-    confidence = check_number(confidence, "confidence", low=0, above=True, high=1)
-    family = check_whole(family, "family", low=1)
-    if confidence == 1:
-        raise ValueError("confidence must be below 1, such as 0.95.")
-    return (1 - confidence) / 2 / family
+    of_seeds, of_images, of_both = parts
+    image_square = special.stdtrit(blocks - 1, tail) ** 2
+    if seeds == 1:
+        return (image_square * of_images,)
+    seed_part = special.stdtrit(seeds - 1, tail) ** 2 * of_seeds
+    return (
+        seed_part + image_square * (of_images - of_both),
+        seed_part,
+        image_square * of_images,
+    )

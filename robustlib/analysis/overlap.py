@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import Estimate, Interval, Ratio, jackknife
+from robustlib.analysis.crossed import Estimate, Interval, MeanOfRatios, Ratio, jackknife
 from robustlib.analysis.statistics import resampled_in_parts
 from robustlib.core.checks import check_name
 
@@ -94,10 +94,9 @@ def overlap_intervals(
 ) -> OverlapIntervals:
     """Overlapping scores with intervals that cover training seeds and test images.
 
-    Scores are those of accuracies averaged over seeds. A half is a ratio, with Fieller's interval.
-    The interval of the mean of two halves follows from theirs (Zou and Donner 2008, with the
-    correlation of the halves as the jackknife finds it), before the clamp at 0; so it is wide, and
-    skewed, where an own gain is small.
+    Scores are those of accuracies averaged over seeds. A half is a ratio, with Fieller's interval,
+    and the interval of the mean of two halves joins theirs (`crossed.MeanOfRatios`), before the
+    clamp at 0; so it is wide, and skewed, where an own gain is small.
 
     Args:
         correct: (seeds, 1 + K, 1 + K, n), bool or numbers in [0, 1]: seeds by models (standard
@@ -112,6 +111,33 @@ def overlap_intervals(
         ValueError: shapes that don't match, or values outside [0, 1].
         UnknownNameError: unknown normalisation.
     """
+    gains = _gain_estimates(correct, normalise)
+    own, half, signed = _own(gains), _halves(gains), _signed(gains)
+    clear = own.interval().low > 0
+    return OverlapIntervals(
+        own.interval(confidence=confidence),
+        _where(
+            np.broadcast_to(clear, half.value.shape),
+            half.interval(confidence=confidence, family=family),
+        ),
+        _where(
+            clear & clear[:, None],
+            signed.interval(confidence=confidence, family=family),
+            floor=0.0,
+        ),
+    )
+
+
+def signed_overlaps(correct: np.ndarray, normalise: str = "ratio") -> MeanOfRatios:
+    """The means of both directed halves before the clamp at 0, (K, K), to be tested.
+
+    Args and errors as for `overlap_intervals`. None is left out: where an own gain is small its
+    interval is infinite, and no test finds anything.
+    """
+    return _signed(_gain_estimates(correct, normalise))
+
+
+def _gain_estimates(correct: np.ndarray, normalise: str) -> Estimate:
     check_name(normalise, NORMALISATIONS, "normalisation")
     shape = np.shape(correct)
     if len(shape) != 4 or shape[1] != shape[2]:
@@ -119,58 +145,23 @@ def overlap_intervals(
             "correct must be (seeds, 1 + K, 1 + K, n), a model for each perturbation, got "
             f"{shape}; evaluate one seed as correct[None]."
         )
+    return jackknife(lambda accuracy: _gains(accuracy, normalise), correct)
 
-    def gains_and_halves(accuracy: np.ndarray) -> np.ndarray:
-        gains = _gains(accuracy, normalise)
-        own = np.diagonal(gains, axis1=-2, axis2=-1)[..., None, :]
-        return np.stack([gains, gains / np.where(own != 0, own, np.nan)], axis=-3)
 
-    both = jackknife(gains_and_halves, correct)
-    gains, halves = both[0], both[1]
+def _own(gains: Estimate) -> Estimate:
     corruption = np.arange(len(gains.value))
-    own = gains[corruption, corruption]
-    own_interval = own.interval(confidence=confidence)
-    clear = own.interval().low > 0
-    divisor = own[np.broadcast_to(corruption, gains.value.shape)]
-    half = Ratio(gains, divisor).interval(confidence=confidence, family=family)
-    score = _mean_of_halves(half, halves, confidence=confidence, family=family)
-    return OverlapIntervals(
-        own_interval,
-        _where(np.broadcast_to(clear, half.low.shape), half),
-        _where(clear & clear[:, None], score, floor=0.0),
-    )
+    return gains[corruption, corruption]
 
 
-def _mean_of_halves(
-    half: Interval, halves: Estimate, *, confidence: float, family: int
-) -> Interval:
-    """Interval of the mean of each half and its transpose, from theirs and their correlation."""
+def _halves(gains: Estimate) -> Ratio:
+    size = len(gains.value)
+    return Ratio(gains, _own(gains)[np.broadcast_to(np.arange(size), (size, size))])
 
-    def width(estimate: Estimate) -> np.ndarray:
-        found = estimate.interval(confidence=confidence, family=family)
-        return found.high - found.estimate
 
-    other = Estimate(halves.value.T, np.swapaxes(halves.cells, 0, 1), halves.images)
-    total = Estimate(halves.value + other.value, halves.cells + other.cells, halves.images)
-    first, second = width(halves), width(other)
-    product = 2 * first * second
-    correlation = np.clip(
-        (width(total) ** 2 - (first**2 + second**2)) / np.where(product > 0, product, np.nan), -1, 1
-    )
-    correlation = np.nan_to_num(correlation)  # a half with itself: no width, so no matter
-
-    def distance(to_end: np.ndarray) -> np.ndarray:
-        finite = np.isfinite(to_end) & np.isfinite(to_end.T)
-        a, b = np.where(finite, to_end, 0), np.where(finite, to_end.T, 0)
-        squared = a**2 + b**2 + 2 * correlation * (a * b)
-        return np.where(finite, np.sqrt(np.maximum(squared, 0)) / 2, np.inf)
-
-    mean = (half.estimate + half.estimate.T) / 2
-    low, high = (
-        mean - distance(half.estimate - half.low),
-        mean + distance(half.high - half.estimate),
-    )
-    return Interval(mean, low, high, half.seeds, half.images)
+def _signed(gains: Estimate) -> MeanOfRatios:
+    half = _halves(gains)
+    rows, columns = np.indices(half.value.shape)
+    return MeanOfRatios(half, half[columns, rows])
 
 
 def _where(defined: np.ndarray, found: Interval, *, floor: float = -np.inf) -> Interval:
