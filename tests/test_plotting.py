@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from robustlib.analysis import clusters
 from robustlib.study import plotting
 
 
@@ -69,6 +70,47 @@ def test_intervals_of_nothing_are_an_empty_figure() -> None:
             table, value="overlap", label="l", item="pair", group=group
         ).axes
         assert axis.get_yticklabels() == []
+
+
+def test_bars_without_an_end_reach_to_the_edge() -> None:
+    table = pd.DataFrame(
+        {"pair": ["a", "b"], "overlap": [0.5, 0.1], "low": [0.2, 0.0], "high": [np.inf, 0.3]}
+    )
+    (axis,) = plotting.intervals(table, value="overlap", label="l", item="pair").axes
+    (bars,) = axis.containers[0].lines[2]
+    np.testing.assert_allclose([s[:, 0] for s in bars.get_segments()], [[0.2, 0.5], [0.0, 0.3]])
+
+
+def test_atlas_is_drawn_in_the_order_of_its_tree() -> None:
+    names = ["a", "x", "b"]
+    overlap = pd.DataFrame(
+        [[1, 0.1, 0.9], [0.1, 1, 0.2], [0.9, 0.2, 1]], index=names, columns=names
+    )
+    figure = plotting.atlas(overlap, tree=clusters.hierarchy(overlap), title="t", height=0.5)
+    tree, matrix = figure.axes[:2]
+    order = [tick.get_text() for tick in matrix.get_yticklabels()]
+    assert order == [tick.get_text() for tick in matrix.get_xticklabels()]
+    assert order in (["x", "b", "a"], ["a", "b", "x"])
+    shown = matrix.get_images()[0].get_array()
+    np.testing.assert_allclose(shown, overlap.loc[order, order])
+    assert [tick.get_text() for tick in tree.get_xticklabels()] == ["1", "0.5", "0"]
+    # the joint of a and b lies level with the rows of both, not of x
+    joint = min(tree.collections[0].get_segments(), key=lambda line: line[:, 0].max())
+    above = (joint[:, 1].mean() < 15) == tree.yaxis_inverted()  # leaves lie at 5, 15 and 25
+    assert above == (order[2] == "x")
+
+
+def test_spread_shows_the_range_and_the_marks() -> None:
+    table = pd.DataFrame({"size": [3] * 5 + [4] * 5, "error": [1, 2, 3, 4, 9, 0, 1, 2, 3, 4]})
+    marks = pd.DataFrame({"size": [3, 4], "error": [2.5, 0.5], "way": ["chosen", "chosen"]})
+    (axis,) = plotting.spread(
+        table, value="error", group="size", marks=marks, mark="way", label="error"
+    ).axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["size 3", "size 4"]
+    whole = [c.get_segments()[0][:, 0].tolist() for c in axis.collections[::2]]
+    assert whole == [[1, 9], [0, 4]]
+    assert labels(axis) == ["chosen"]
+    np.testing.assert_allclose(axis.lines[-1].get_xdata(), [2.5, 0.5])
 
 
 def test_severity_curves_have_a_panel_for_each_family() -> None:

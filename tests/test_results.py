@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
+from robustlib.core import paths
+from robustlib.evaluation import COLUMNS, Evaluation
 from robustlib.study import results
 from robustlib.study.parameters import validated
 
@@ -68,3 +71,21 @@ def test_a_missing_table_says_what_to_run(folder: Path) -> None:
     with pytest.raises(results.MissingResultsError, match="make study"):
         results.load("trial", "mtlat")
     assert results.records("trial") == {}
+
+
+def test_per_image_results_of_a_run_here_or_of_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame([dict.fromkeys(COLUMNS, "")]).assign(accuracy=0.5, n=4)
+    evaluation = Evaluation(table, np.array([[True, False, True, False]]), computed=1)
+    found = {"evaluations": {"overlap": evaluation}, "settings": Settings(), "seconds": 0}
+    results.save("trial", "04", {"mtlat": TABLE}, **found)
+    assert results.evaluation("trial", "overlap").correct.tolist() == evaluation.correct.tolist()
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    (tmp_path / "results").mkdir()
+    folder.rename(tmp_path / "results" / "record")
+    assert results.evaluation("record", "overlap").correct.tolist() == evaluation.correct.tolist()
+    assert results.table("record", "mtlat")["recipe"].tolist() == ["standard", "mtlat"]
+    for find in (results.evaluation, results.table):
+        with pytest.raises(results.MissingResultsError, match=r"'trial' has no .*run='trial'"):
+            find("trial", "overlap")

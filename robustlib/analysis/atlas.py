@@ -13,10 +13,11 @@ from robustlib.analysis.crossed import Interval, crossed_intervals, largest
 from robustlib.analysis.hypotheses import LEVEL, Outcome
 from robustlib.analysis.overlap import OverlapIntervals, directed, overlap_intervals, symmetric
 from robustlib.analysis.selection import effective_number
-from robustlib.core.checks import check_nonempty, check_whole
+from robustlib.core.checks import check_nonempty
 from robustlib.evaluation import Evaluation
 
 STANDARD = "standard"
+_TEST = "largest of several"
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Atlas:
         found = crossed_intervals(statistic, self._part(chosen))
         return {
             "effective_number": float(found.estimate),
-            "low": float(found.low),
-            "high": float(found.high),
+            "low": max(1.0, float(found.low)),
+            "high": min(float(len(chosen)), float(found.high)),
             "corruptions": len(chosen),
         }
 
@@ -120,14 +121,16 @@ class Atlas:
         which it reaches the threshold.
 
         Args:
-            corruptions: two or more that the atlas has; those without a score don't count.
+            corruptions: those without a score don't count.
             threshold: an overlap.
 
-        Raises:
-            ValueError: no two of them have a score.
+        Returns what was found, NaN (and so undecided) if no two of them have a score.
         """
         chosen = [name for name in self.scored if name in corruptions]
-        check_whole(len(chosen), "the number of corruptions with a score", low=2)
+        seeds, images = len(self.correct), self.correct.shape[-1]
+        if len(chosen) < 2:
+            none = np.array(np.nan)
+            return Outcome(_TEST, none, none, none, 0.0, none, np.array(False), seeds, images)
         correct, above = self._part(chosen), np.triu_indices(len(chosen), 1)
 
         def interval(level: float) -> Interval:
@@ -146,8 +149,7 @@ class Atlas:
             clear = bound > threshold if holds else bound < threshold
             least, most = (least, level) if clear else (level, most)
         value, low, high, p = map(np.asarray, (found.estimate, found.low, found.high, most))
-        of = (found.seeds, found.images)
-        return Outcome("largest of several", value, low, high, 0.0, p, np.asarray(holds), *of)
+        return Outcome(_TEST, value, low, high, 0.0, p, np.asarray(holds), seeds, images)
 
     def draws(self, *, resamples: int, seed: int) -> np.ndarray:
         """The overlaps of the `scored`, had other seeds and images of the kind been drawn.

@@ -334,13 +334,19 @@ def intervals(
     """Values with intervals as dots and bars, one line an item.
 
     Args:
-        table: columns `item`, `value`, "low", "high", and `group` if given.
+        table: columns `item`, `value`, "low", "high", and `group` if given; bars with an infinite
+            end reach to the edge.
         value: column of the values.
         label: of the value axis.
         item: column that names the lines.
         group: column told apart by colour and marker.
         reference: where to draw a vertical line.
     """
+    ends = table[["low", "high"]].to_numpy(dtype=float)
+    if np.isinf(ends).any():
+        known = np.concatenate([ends[np.isfinite(ends)], table[value].to_numpy(dtype=float)])
+        edges = np.nanmin(known), np.nanmax(known)
+        table = table.assign(low=ends[:, 0].clip(edges[0]), high=ends[:, 1].clip(None, edges[1]))
     items = list(dict.fromkeys(table[item]))
     groups = list(dict.fromkeys(table[group])) if group else [None]
     shared = bool(table[item].duplicated().any())
