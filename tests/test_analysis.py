@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustlib.analysis import metrics, overlap, statistics
+from robustlib.analysis import gains_over, mean_gain_over, metrics, overlap, statistics
 from robustlib.core.checks import UnknownNameError
+from robustlib.evaluation import Evaluation
 
 # Clean accuracies of 0.8, so that R = A / 0.8.
 ACCURACY = pd.DataFrame(
@@ -387,3 +388,23 @@ def test_corruption_errors_need_the_same_severities() -> None:
     half = FULL[(FULL["recipe"] == "standard") | (FULL["severity"] != 2)]
     with pytest.raises(ValueError, match="'fog' was not tested at the same severities"):
         metrics.corruption_errors(half)
+
+
+def test_gains_over_another_recipe_by_hand() -> None:
+    rows, correct = [], []
+    for recipe, right in {"standard": (6, 4), "mine": (9, 4)}.items():
+        for seed in (0, 1):
+            for perturbation, count in zip(("fog", "snow"), right, strict=True):
+                rows.append((recipe, seed, perturbation, 3, 100))
+                correct.append(np.arange(100) < 10 * count + seed)
+    columns = ["recipe", "training_seed", "perturbation", "severity", "n"]
+    evaluation = Evaluation(pd.DataFrame(rows, columns=columns), np.array(correct), computed=0)
+    gains = gains_over(evaluation, "mine", ["fog", "snow"])
+    np.testing.assert_allclose(gains["gain"], [0.3, 0.0], atol=1e-9)
+    assert (gains["low"] <= gains["gain"]).all()
+    assert (gains["high"] >= gains["gain"]).all()
+    assert gains["recipe"].eq("mine").all()
+    mean = mean_gain_over(evaluation, "mine", ["fog", "snow"])
+    assert float(mean.value) == pytest.approx(0.15)
+    back = mean_gain_over(evaluation, "standard", ["fog", "snow"], reference="mine")
+    assert float(back.value) == pytest.approx(-0.15)

@@ -37,8 +37,11 @@ def test_tables_are_read_back_with_six_digits(folder: Path) -> None:
 
 
 def test_provenance_names_versions_and_parameters_but_no_path(folder: Path) -> None:
-    results.save("trial", "03_mtlat", {"mtlat": TABLE}, settings=Settings(), seconds=1.23)
+    results.save(
+        "trial", "03_mtlat", {"mtlat": TABLE}, settings=Settings(), seconds=1.23, data="12ab"
+    )
     record = results.records("trial")["03_mtlat"]
+    assert record["data"] == "12ab"
     assert record["parameters"] == {"epochs": 3, "data_root": "images"}
     assert record["seconds"] == 1.2
     assert record["tables"] == ["mtlat"]

@@ -1,6 +1,7 @@
 """Analysis: pure functions of the table of accuracies and of per-image results."""
 
 from robustlib.analysis import (
+    atlas,
     clusters,
     crossed,
     hypotheses,
@@ -13,6 +14,7 @@ from robustlib.analysis import (
 from robustlib.analysis.crossed import (
     Estimate,
     Interval,
+    MeanOfRatios,
     Ratio,
     accuracy_gains,
     crossed_estimate,
@@ -34,8 +36,10 @@ from robustlib.analysis.metrics import (
     accuracy_matrix,
     accuracy_with_intervals,
     corruption_errors,
+    gains_over,
     mce,
     mce_estimates,
+    mean_gain_over,
     robustness_scores,
 )
 from robustlib.analysis.overlap import (
@@ -44,6 +48,7 @@ from robustlib.analysis.overlap import (
     overlap_intervals,
     overlapping_scores,
     own_gains,
+    signed_overlaps,
 )
 from robustlib.analysis.statistics import (
     Claim,
@@ -62,12 +67,14 @@ __all__ = [
     "Estimate",
     "Hypothesis",
     "Interval",
+    "MeanOfRatios",
     "Outcome",
     "Ratio",
     "accuracy_by_seed",
     "accuracy_gains",
     "accuracy_matrix",
     "accuracy_with_intervals",
+    "atlas",
     "claims_table",
     "clusters",
     "corruption_errors",
@@ -77,6 +84,7 @@ __all__ = [
     "crossed_intervals",
     "directed_overlaps",
     "equivalence",
+    "gains_over",
     "hypotheses",
     "hypotheses_table",
     "interval_text",
@@ -84,6 +92,7 @@ __all__ = [
     "largest",
     "mce",
     "mce_estimates",
+    "mean_gain_over",
     "mean_interval",
     "metrics",
     "noninferiority",
@@ -98,6 +107,7 @@ __all__ = [
     "resampled_accuracies",
     "robustness_scores",
     "selection",
+    "signed_overlaps",
     "statistics",
     "superiority",
     "verdict",

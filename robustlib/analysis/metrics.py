@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import Estimate, jackknife
+from robustlib.analysis.crossed import Estimate, accuracy_gains, crossed_estimate, jackknife
 from robustlib.analysis.statistics import mean_interval
 from robustlib.core.checks import check_name, check_whole
-from robustlib.evaluation import check_comparable
+from robustlib.evaluation import Evaluation, check_comparable
 
 
 def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,6 +134,45 @@ def mce(errors: pd.DataFrame, corruptions: Sequence[str] | None = None) -> pd.Se
     """
     chosen = errors[list(corruptions) if corruptions is not None else list(errors)]
     return chosen.mean(axis=1, skipna=False)
+
+
+def gains_over(
+    evaluation: Evaluation,
+    recipe: str,
+    perturbations: Sequence[str],
+    *,
+    reference: str = "standard",
+) -> pd.DataFrame:
+    """Accuracy of a recipe minus that of a reference on the same images, with 95 % intervals.
+
+    Args:
+        evaluation: of both, with the same training seeds.
+        recipe: its name.
+        perturbations: their names; severities are averaged.
+        reference: name of the recipe to compare with.
+
+    Returns one row for each perturbation: perturbation, gain, low, high and recipe. Intervals cover
+    training seeds and images, with one seed images only.
+
+    Raises:
+        ValueError: as for `Evaluation.per_seed`.
+    """
+    correct = evaluation.per_seed([reference, recipe], perturbations)
+    found = accuracy_gains(correct)[0].interval()
+    ends = {"gain": found.estimate, "low": found.low, "high": found.high}
+    return pd.DataFrame({"perturbation": list(perturbations), **ends, "recipe": recipe})
+
+
+def mean_gain_over(
+    evaluation: Evaluation,
+    recipe: str,
+    perturbations: Sequence[str],
+    *,
+    reference: str = "standard",
+) -> Estimate:
+    """`gains_over` averaged over perturbations, a single estimate, to be tested as a claim."""
+    correct = evaluation.per_seed([reference, recipe], perturbations).mean(axis=2)
+    return crossed_estimate(correct[:, 1] - correct[:, 0])
 
 
 def mce_estimates(

@@ -39,6 +39,7 @@ def save(
     *,
     settings: Any,
     seconds: float,
+    data: str = "",
     figures: Mapping[str, Figure] | None = None,
     evaluations: Mapping[str, Evaluation] | None = None,
 ) -> None:
@@ -52,6 +53,7 @@ def save(
         tables: names and tables, written as `<name>.csv`.
         settings: the notebook's parameters, a dataclass instance.
         seconds: wall time of the notebook so far; little if all models came from the store.
+        data: fingerprint of the data set, if there is one.
         figures: names and figures, written as `<name>.png`.
         evaluations: names and per-image results, written as `<name>.safetensors`.
     """
@@ -70,6 +72,7 @@ def save(
     record = {
         "tables": sorted(tables),
         "parameters": parameters,
+        **({"data": data} if data else {}),
         "seconds": round(seconds, 1),
         **provenance(),
     }
