@@ -74,8 +74,8 @@ def test_a_pair_by_hand() -> None:
 
 def test_the_effective_number_of_orders_near_one_is_continuous() -> None:
     overlap = drawn(6, 0)
-    near = [effective_number(overlap, 1 + step) for step in (-1e-6, 1e-6)]
-    assert near == pytest.approx([effective_number(overlap)] * 2, abs=1e-5)
+    near = [effective_number(overlap, 1 + step) for step in (-1e-6, -1e-12, 1e-12, 1e-6)]
+    assert near == pytest.approx([effective_number(overlap)] * 4, abs=1e-5)
     falling = [effective_number(overlap, order) for order in ORDERS]
     assert falling == sorted(falling, reverse=True)
 
@@ -296,7 +296,8 @@ def test_every_choice_agrees_with_one_at_a_time_and_scipy() -> None:
     overlap = drawn(5, 2)
     for k in (1, 2, 5):
         plain = every_choice(accuracy, k)
-        weighted = every_choice(accuracy, k, weighting="overlap", overlap=overlap)
+        other_order = overlap.loc[::-1, ::-1]
+        weighted = every_choice(accuracy, k, weighting="overlap", overlap=other_order)
         assert list(plain["choice"]) == list(itertools.combinations("abcde", k))
         for found, shares in (
             (plain, lambda choice: dict.fromkeys(choice, 1 / len(choice))),
@@ -376,6 +377,8 @@ def test_bad_calls_of_every_choice_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             every_choice(ACCURACY, 2, **more)
+    with pytest.raises(ValueError, match="needs 4 models or more, got 3"):
+        every_choice(ACCURACY, 1, weighting="regression")
     with pytest.raises(ValueError, match="from 1 to 3"):
         every_choice(ACCURACY, 4)
     many = pd.DataFrame(np.full((2, 40), 0.5), columns=[f"c{i}" for i in range(40)])
