@@ -103,14 +103,16 @@ def test_the_largest_overlap_allows_for_having_been_picked() -> None:
     assert above.value == below.value == pytest.approx(0.375, abs=1e-6)
     pair = found.pairs().iloc[0]
     assert above.low == pytest.approx(pair["low"])  # one pair, so the same interval
+    assert above.high == pytest.approx(pair["high"])
     assert above.verdict() == "supported"
     assert below.verdict() == "contradicted"
     assert found.largest(["a", "b"], threshold=0.37).verdict() == "undecided"
     at_its_end = found.largest(["a", "b"], threshold=float(above.low))
     assert at_its_end.p == pytest.approx(0.05, rel=0.01)
     assert atlas(evaluation(seeds=1)).largest(["a", "b"], threshold=0).verdict() == ONE_SEED
-    with pytest.raises(ValueError, match="with a score"):
-        found.largest(["a", "none"], threshold=0.5)
+    nothing = found.largest(["a", "none"], threshold=0.5)
+    assert np.isnan([nothing.value, nothing.low, nothing.high, nothing.p]).all()
+    assert nothing.verdict() == "undecided"
 
 
 def similarity(values: list[float], names: str) -> pd.DataFrame:

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import Interval, crossed_intervals, largest
-from robustlib.analysis.hypotheses import LEVEL, Outcome
-from robustlib.analysis.overlap import OverlapIntervals, directed, overlap_intervals, symmetric
+from robustlib.analysis.crossed import largest
+from robustlib.analysis.hypotheses import Outcome
+from robustlib.analysis.overlap import (
+    OverlapIntervals,
+    clipped_interval,
+    directed,
+    overlap_intervals,
+    signed_overlaps,
+    symmetric,
+)
 from robustlib.analysis.selection import effective_number
 from robustlib.core.checks import check_nonempty
 from robustlib.evaluation import Evaluation
@@ -102,10 +109,11 @@ class Atlas:
         chosen = [name for name in self.scored if name in corruptions]
         check_nonempty(chosen, "the list of corruptions with a score")
 
-        def statistic(accuracy: np.ndarray) -> np.ndarray:
-            return np.asarray(effective_number(_clipped(accuracy, self.normalise), order))
-
-        found = crossed_intervals(statistic, self._part(chosen))
+        found = clipped_interval(
+            lambda overlaps: np.asarray(effective_number(overlaps, order)),
+            self._part(chosen),
+            self.normalise,
+        )
         return {
             "effective_number": float(found.estimate),
             "low": max(1.0, float(found.low)),
@@ -117,8 +125,7 @@ class Atlas:
         """Does the largest true overlap of two of some corruptions exceed a threshold?
 
         The largest of many estimates is too large on average. So the interval is that of the
-        largest truth, from intervals that all hold at once (Bonferroni), and p is the level at
-        which it reaches the threshold.
+        largest truth, from intervals that all hold at once (Bonferroni), and p goes with them.
 
         Args:
             corruptions: those without a score don't count.
@@ -131,25 +138,16 @@ class Atlas:
         if len(chosen) < 2:
             none = np.array(np.nan)
             return Outcome(_TEST, none, none, none, 0.0, none, np.array(False), seeds, images)
-        correct, above = self._part(chosen), np.triu_indices(len(chosen), 1)
-
-        def interval(level: float) -> Interval:
-            scores = overlap_intervals(
-                correct, self.normalise, confidence=1 - level, family=len(above[0])
-            ).overlap
-            ends = (scores.estimate[above], scores.low[above], scores.high[above])
-            return largest(Interval(*ends, scores.seeds, scores.images))
-
-        found = interval(LEVEL)
-        holds = bool(found.estimate > threshold)
-        least, most = 1e-12, 1.0
-        for _ in range(20):
-            level = float(np.sqrt(least * most))
-            bound = interval(level).low if holds else interval(level).high
-            clear = bound > threshold if holds else bound < threshold
-            least, most = (least, level) if clear else (level, most)
-        value, low, high, p = map(np.asarray, (found.estimate, found.low, found.high, most))
-        return Outcome(_TEST, value, low, high, 0.0, p, np.asarray(holds), seeds, images)
+        above = np.triu_indices(len(chosen), 1)
+        pairs = signed_overlaps(self._part(chosen), self.normalise)[above]
+        count = len(above[0])
+        found = largest(pairs.interval(family=count))
+        holds = found.estimate > threshold
+        p = np.nanmin(pairs.p_above(threshold)) if holds else np.nanmax(pairs.p_below(threshold))
+        value, low, high, p, holds = map(
+            np.asarray, (found.estimate, found.low, found.high, min(1.0, 2 * count * p), holds)
+        )
+        return Outcome(_TEST, value, low, high, 0.0, p, holds, seeds, images)
 
     def draws(self, *, resamples: int, seed: int) -> np.ndarray:
         """The overlaps of the `scored`, had other seeds and images of the kind been drawn.
