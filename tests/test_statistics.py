@@ -16,7 +16,7 @@ from scipy import special, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.weightstats import ttost_paired
 
-from robustlib.analysis import crossed, hypotheses, overlap
+from robustlib.analysis import crossed, hypotheses, overlap, selection
 from robustlib.analysis.crossed import (
     Estimate,
     Interval,
@@ -373,6 +373,26 @@ def simulated_overlaps(
 def test_coverage_of_overlaps_with_small_own_gains(seeds: int, truth: float) -> None:
     given, held = simulated_overlaps(seeds, 5, truth, (1, 1, 1), 2500)
     assert 0.93 < held[given].mean() < 0.995
+
+
+def test_coverage_of_effective_numbers_where_most_pairs_do_not_overlap() -> None:
+    """Three groups of four with overlaps 0.8 within and 0 between, where noise is clipped."""
+    rng = np.random.default_rng(16)
+    seeds, size, images, draws = 5, 12, 20, 150
+    true = np.kron(np.eye(3), np.full((4, 4), 0.8)) + 0.2 * np.eye(size)
+    truth = selection.effective_number(true)
+    covered = naive = 0
+    for _ in range(draws):
+        noise = normal(seeds, (1, 1, 1), draws=size * size, images=images, rng=rng)
+        shown = 8 * true[..., None, None] + noise.reshape(size, size, seeds, images)
+        correct = np.full((seeds, 1 + size, 1 + size, images), 0.5)
+        correct[:, 1:, 1:] += 0.002 * np.moveaxis(shown, 2, 0)
+        found = overlap.clipped_interval(selection.effective_number, correct, "raw")
+        assert found.low < found.estimate < found.high
+        covered += found.low <= truth <= found.high
+        naive += 2 * found.estimate - found.low >= truth
+    assert covered / draws > 0.93
+    assert naive / draws < 0.8
 
 
 def test_coverage_of_mce() -> None:
