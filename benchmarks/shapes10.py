@@ -12,9 +12,9 @@ too.
 
 Trained with the training images, scored on images of another seed: the test images have no say. A
 trial takes one feature of the objects back to what it was in version 2 of the generator, and shows
-what the change of it has brought, on a few corruptions. With one training seed and 2,000 images, a
-gain is known to a point or two. The table is `benchmarks/shapes10.csv`: what it has of the
-generator's version is not measured again.
+what the change of it has brought, on a few corruptions. There is one training seed; from one training
+to the next, a gain varies by several points. The table is `benchmarks/shapes10.csv`: what it has of
+the generator's version is not measured again.
 """
 
 from __future__ import annotations
