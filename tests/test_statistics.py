@@ -34,6 +34,7 @@ from robustlib.analysis.hypotheses import (
     hypotheses_table,
     noninferiority,
     superiority,
+    superiority_of_largest,
 )
 from robustlib.analysis.metrics import mce_estimates
 from robustlib.core.checks import UnknownNameError
@@ -437,6 +438,27 @@ def test_the_largest_of_fifteen_equal_truths_is_covered() -> None:
         naive += alone.low[row, best] <= 0.48
     assert covered / 1500 > 0.95
     assert naive / 1500 < 0.8
+
+
+def test_superiority_of_the_largest_agrees_with_its_interval_and_keeps_its_size() -> None:
+    rng = np.random.default_rng(17)
+    false = 0
+    for _ in range(300):
+        noise = normal(5, (1, 2, 1), draws=6, images=20, rng=rng)
+        estimates = crossed_estimate(noise)
+        found = superiority_of_largest(estimates)
+        interval = largest(estimates.interval(family=6))
+        assert (found.low, found.high) == (interval.low, interval.high)
+        assert (found.p < 0.05) == (interval.low > 0 or interval.high < 0)
+        false += found.p < 0.05
+        assert superiority_of_largest(estimates, threshold=-99).verdict() == "supported"
+        assert superiority_of_largest(estimates, threshold=99).verdict() == "contradicted"
+    assert false / 300 < 0.05
+    cells = np.stack([np.full((5, 20), np.nan), 3 + noise[0]])
+    undefined = Estimate(cells.mean((-2, -1)), cells, 20)
+    alone = superiority(undefined[1])
+    assert alone.holds
+    assert superiority_of_largest(undefined).p == pytest.approx(min(1, 2 * alone.p))
 
 
 def test_the_largest_leaves_out_what_is_undefined() -> None:

@@ -30,6 +30,7 @@ from robustlib.analysis.hypotheses import (
     hypotheses_table,
     noninferiority,
     superiority,
+    superiority_of_largest,
 )
 from robustlib.analysis.metrics import (
     accuracy_by_seed,
@@ -110,6 +111,7 @@ __all__ = [
     "signed_overlaps",
     "statistics",
     "superiority",
+    "superiority_of_largest",
     "verdict",
     "wilson_interval",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import Uncertain
+from robustlib.analysis.crossed import Uncertain, largest
 from robustlib.core.checks import check_nonempty, check_number
 
 LEVEL = 0.05  # of each test, and of each family of them
@@ -23,7 +23,7 @@ class Outcome:
     """What a test found.
 
     Attributes:
-        test: "superiority", "non-inferiority" or "equivalence".
+        test: "superiority", "superiority of the largest", "non-inferiority" or "equivalence".
         value: the estimate, or an array of them, like the next five.
         low: lower end of its 95 % interval.
         high: upper end.
@@ -102,6 +102,33 @@ def equivalence(estimate: Uncertain, *, margin: float) -> Outcome:
     holds = np.abs(estimate.value) < margin
     p = np.where(holds, within, np.minimum(1, 2 * beyond))
     return _outcome("equivalence", estimate, margin, p, holds)
+
+
+def superiority_of_largest(estimates: Uncertain, *, threshold: float = 0.0) -> Outcome:
+    """Does the largest of several truths exceed the threshold? Two-sided, as `superiority`.
+
+    The largest of many estimates is too large on average. So the interval is that of the largest
+    truth, from intervals that all hold at once (`crossed.largest`), and p is the level at which it
+    meets the threshold.
+
+    Args:
+        estimates: one or more, such as `overlap.signed_overlaps(correct)[pairs]`; NaN are left out.
+        threshold: in the units of the estimates.
+
+    Raises:
+        ValueError: every estimate is undefined.
+    """
+    threshold = check_number(threshold, "threshold")
+    family = 2 * estimates.value.size
+    found = largest(estimates.interval(family=estimates.value.size))
+    holds = found.estimate > threshold
+    if holds:
+        p = np.nanmin(estimates.p_above(threshold))
+    else:
+        p = np.nanmax(estimates.p_below(threshold))
+    ends = (found.estimate, found.low, found.high)
+    p = np.minimum(1, family * p)
+    return Outcome("superiority of the largest", *ends, 0.0, p, holds, found.seeds, found.images)
 
 
 @dataclass(frozen=True)
