@@ -1,7 +1,7 @@
 """How shapes10 is calibrated: what each corruption costs, and what training with it wins back.
 
-    python -m benchmarks.shapes10                 a quarter of an hour on one thread
-    python -m benchmarks.shapes10 --trials all    half an hour
+    python -m benchmarks.shapes10                 ten minutes of one core
+    python -m benchmarks.shapes10 --trials all    twenty minutes
 
 The aim: a standard model with a clean accuracy of 80 to 92 %, below 30 % after PGD at 4/255, and an
 own gain of 5 points or more for at least 15 of the nineteen corruptions of ImageNet-C. The own gain
@@ -12,9 +12,9 @@ too.
 
 Trained with the training images, scored on images of another seed: the test images have no say. A
 trial takes one feature of the objects back to what it was in version 2 of the generator, and shows
-what the change of it has brought, on a few corruptions. There is one training seed; from one training
-to the next, a gain varies by several points. The table is `benchmarks/shapes10.csv`: what it has of
-the generator's version is not measured again.
+what the change of it has brought, on a few corruptions. There is one training seed; from one
+training to the next, a gain varies by several points. The table is `benchmarks/shapes10.csv`: what
+it has of the generator's version is not measured again.
 """
 
 from __future__ import annotations
