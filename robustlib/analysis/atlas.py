@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import largest
-from robustlib.analysis.hypotheses import Outcome
+from robustlib.analysis.hypotheses import Outcome, superiority_of_largest
 from robustlib.analysis.overlap import (
     OverlapIntervals,
     clipped_interval,
@@ -24,7 +23,7 @@ from robustlib.core.checks import check_nonempty
 from robustlib.evaluation import Evaluation
 
 STANDARD = "standard"
-_TEST = "largest of several"
+_TEST = "superiority of the largest"
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,7 @@ class Atlas:
     def largest(self, corruptions: Sequence[str], *, threshold: float) -> Outcome:
         """Does the largest true overlap of two of some corruptions exceed a threshold?
 
-        The largest of many estimates is too large on average. So the interval is that of the
-        largest truth, from intervals that all hold at once (Bonferroni), and p goes with them.
+        Tested by `hypotheses.superiority_of_largest`, which allows for having picked it.
 
         Args:
             corruptions: those without a score don't count.
@@ -134,20 +132,12 @@ class Atlas:
         Returns what was found, NaN (and so undecided) if no two of them have a score.
         """
         chosen = [name for name in self.scored if name in corruptions]
-        seeds, images = len(self.correct), self.correct.shape[-1]
         if len(chosen) < 2:
-            none = np.array(np.nan)
+            none, seeds, images = np.array(np.nan), len(self.correct), self.correct.shape[-1]
             return Outcome(_TEST, none, none, none, 0.0, none, np.array(False), seeds, images)
-        above = np.triu_indices(len(chosen), 1)
-        pairs = signed_overlaps(self._part(chosen), self.normalise)[above]
-        count = len(above[0])
-        found = largest(pairs.interval(family=count))
-        holds = found.estimate > threshold
-        p = np.nanmin(pairs.p_above(threshold)) if holds else np.nanmax(pairs.p_below(threshold))
-        value, low, high, p, holds = map(
-            np.asarray, (found.estimate, found.low, found.high, min(1.0, 2 * count * p), holds)
-        )
-        return Outcome(_TEST, value, low, high, 0.0, p, holds, seeds, images)
+        pairs = np.triu_indices(len(chosen), 1)
+        signed = signed_overlaps(self._part(chosen), self.normalise)[pairs]
+        return superiority_of_largest(signed, threshold=threshold)
 
     def draws(self, *, resamples: int, seed: int) -> np.ndarray:
         """The overlaps of the `scored`, had other seeds and images of the kind been drawn.
