@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import tracemalloc
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,71 +91,6 @@ def test_scores_are_symmetric_non_negative_and_one_on_the_diagonal(seed: int, ki
     assert (scores[defined] >= 0).all()
     diagonal = np.diag(scores)
     np.testing.assert_allclose(diagonal[~np.isnan(diagonal)], 1)
-
-
-def test_bootstrap_draws_centre_on_the_score_and_shrink_with_n() -> None:
-    rng = np.random.default_rng(0)
-    values = ACCURACY.to_numpy()
-
-    def width(images: int) -> float:
-        correct = (rng.random((4, 4, images)) < values[..., None]).astype(float)
-        draws = overlap.overlap_draws(correct, resamples=300, seed=1)
-        low, high = statistics.percentile_interval(draws)
-        frame = pd.DataFrame(correct.mean(-1), index=ACCURACY.index, columns=ACCURACY.columns)
-        score = overlap.overlapping_scores(frame).to_numpy()
-        assert low[0, 1] < score[0, 1] < high[0, 1]
-        np.testing.assert_allclose(draws[:, 0, 0], 1)
-        return high[0, 1] - low[0, 1]
-
-    assert width(8000) < 0.6 * width(1000)
-
-
-def test_a_draw_without_any_clean_success_leaves_the_score_undefined() -> None:
-    correct = np.ones((3, 3, 4))
-    correct[:, 0, 1:] = 0
-    correct[0] = 0
-    draws = overlap.overlap_draws(correct, resamples=50, seed=0)
-    assert np.isnan(draws).all()
-
-
-def test_bootstrap_draws_equal_a_plain_loop() -> None:
-    rng = np.random.default_rng(3)
-    right = np.array([[0.9, 0.3, 0.3], [0.9, 0.9, 0.5], [0.9, 0.6, 0.8]])
-    correct = (rng.random((3, 3, 50)) < right[..., None]).astype(float)
-    draws = overlap.overlap_draws(correct, "raw", resamples=4, seed=9)
-    counts = np.random.default_rng(9).multinomial(50, np.full(50, 1 / 50), size=4)
-    for draw, count in zip(draws, counts, strict=True):
-        accuracy = np.repeat(correct, count, axis=2).mean(2)
-        half = (accuracy[1, 2] - accuracy[0, 2]) / (accuracy[2, 2] - accuracy[0, 2])
-        other = (accuracy[2, 1] - accuracy[0, 1]) / (accuracy[1, 1] - accuracy[0, 1])
-        assert draw[0, 1] == pytest.approx(max(0, (half + other) / 2))
-
-
-def test_bootstrap_draws_do_not_depend_on_the_size_of_their_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    correct = (np.random.default_rng(0).random((4, 4, 300)) < 0.7).astype(np.float32)
-    whole = statistics.resampled_accuracies(correct, resamples=100, seed=5)
-    scores = overlap.overlap_draws(correct, resamples=100, seed=5)
-    counts = np.random.default_rng(5).multinomial(300, np.full(300, 1 / 300), size=100)
-    np.testing.assert_allclose(whole, np.moveaxis(correct @ counts.T / 300, -1, 0), rtol=1e-12)
-    monkeypatch.setattr(statistics, "_BLOCK", 7 * 8 * 300)
-    parts = [p for p, _ in statistics.resampled_in_parts(correct, resamples=100, seed=5)]
-    assert [part.stop - part.start for part in parts] == [7] * 14 + [2]
-    np.testing.assert_array_equal(
-        statistics.resampled_accuracies(correct, resamples=100, seed=5), whole
-    )
-    np.testing.assert_array_equal(overlap.overlap_draws(correct, resamples=100, seed=5), scores)
-
-
-@pytest.mark.parametrize("draw", [statistics.resampled_accuracies, overlap.overlap_draws])
-def test_a_bootstrap_takes_little_memory(draw: Callable[..., np.ndarray]) -> None:
-    correct = np.ones((4, 4, 10_000), dtype=np.float32)
-    tracemalloc.start()
-    draw(correct, resamples=2500, seed=0)  # 200 MB for all draws of images at once, and again
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 150e6
 
 
 @pytest.mark.parametrize(
@@ -253,87 +184,34 @@ def test_wilson_interval_matches_published_values() -> None:
     np.testing.assert_allclose(high, [0.3662, 0.1611], atol=5e-5)
 
 
-def test_paired_difference_uses_the_pairing() -> None:
-    first = np.array([1, 1, 0, 1, 0, 1.0])
-    centre, low, high = statistics.paired_difference_interval(first, first)
-    assert (centre, low, high) == (0, 0, 0)
-    second = np.array([1, 0, 0, 1, 0, 0.0])
-    centre, low, high = statistics.paired_difference_interval(first, second)
-    deviation = np.std(first - second, ddof=1) / 6**0.5
-    assert centre == pytest.approx(1 / 3)
-    assert high - low == pytest.approx(2 * 1.959964 * deviation)
-    with pytest.raises(ValueError, match="equal length"):
-        statistics.paired_difference_interval(first, second[:-1])
-
-
-def test_percentile_interval_of_known_draws() -> None:
-    low, high = statistics.percentile_interval(np.arange(101.0), confidence=0.9)
-    assert (low, high) == (pytest.approx(5), pytest.approx(95))
-    assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan]))).all()
-
-
-def test_verdicts() -> None:
-    assert statistics.verdict(0.1, 0.2) == "supported"
-    assert statistics.verdict(-0.2, -0.1) == "contradicted"
-    assert statistics.verdict(-0.1, 0.1) == "undecided"
-    assert statistics.verdict(-0.005, 0.1, threshold=-0.01) == "supported"
-    assert statistics.verdict(float("nan"), float("nan")) == "undecided"
-
-
-def test_claims_carry_their_verdict() -> None:
-    claims = [
-        statistics.Claim("overlap", "a", "b", 0.6, 0.55, 0.7, threshold=0.5),
-        statistics.Claim("M-TLAT", "c", "d", -0.02, -0.03, -0.015, threshold=-0.01),
-    ]
-    table = statistics.claims_table(claims)
-    assert table["verdict"].tolist() == ["supported", "contradicted"]
-    assert table["threshold"].tolist() == [0.5, -0.01]
-
-
 def test_intervals_in_words() -> None:
     assert statistics.interval_text(0.01, 0.2) == "0.010 to 0.200"
     assert statistics.interval_text(-0.017, 0.22, digits=2) == "-0.02 to 0.22"
     assert statistics.interval_text(float("nan"), float("nan")) == "undefined"
 
 
-def test_mean_interval_by_hand() -> None:
-    """1, 2, 3: mean 2, standard error 1 / sqrt(3), quantile of t with 2 degrees 4.3026527."""
-    mean, low, high = statistics.mean_interval(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
-    assert mean.tolist() == [2, 5]
-    half = 4.3026527 / math.sqrt(3)
-    assert low.tolist() == pytest.approx([2 - half, 5])
-    assert high.tolist() == pytest.approx([2 + half, 5])
-    mean, low, high = statistics.mean_interval(np.array([[1.0, 5.0]]))
-    assert mean.tolist() == [1, 5]
-    assert np.isnan(low).all()
-    assert np.isnan(high).all()
-    with pytest.raises(ValueError, match="at least one run"):
-        statistics.mean_interval(np.zeros((0, 2)))
-
-
 def test_accuracy_with_intervals_averages_severities_then_seeds() -> None:
-    rows = [
-        ("a", seed, name, severity, accuracy)
-        for name, severity, accuracies in (
-            ("clean", 0, (0.8, 0.9)),
-            ("fog", 1, (0.6, 0.7)),
-            ("fog", 5, (0.2, 0.5)),
-        )
-        for seed, accuracy in enumerate(accuracies)
-    ]
-    rows.append(("b", 0, "clean", 0, 0.5))
-    columns = ["recipe", "training_seed", "perturbation", "severity", "accuracy"]
-    table = pd.DataFrame(rows, columns=columns).assign(n=10)
-    assert metrics.accuracy_by_seed(table).loc[("a", 1), "fog"] == pytest.approx(0.6)
-    result = metrics.accuracy_with_intervals(table).set_index(["recipe", "perturbation"])
+    rows, correct = [], []
+    for name, severity, accuracies in (
+        ("clean", 0, (8, 9)),
+        ("fog", 1, (6, 7)),
+        ("fog", 5, (2, 5)),
+    ):
+        for seed, right in enumerate(accuracies):
+            rows.append(("a", seed, name, severity, 10))
+            correct.append(np.arange(10) < right)
+    rows.append(("b", 0, "clean", 0, 10))
+    correct.append(np.arange(10) < 5)
+    columns = ["recipe", "training_seed", "perturbation", "severity", "n"]
+    evaluation = Evaluation(pd.DataFrame(rows, columns=columns), np.array(correct), computed=0)
+    result = metrics.accuracy_with_intervals(evaluation).set_index(["recipe", "perturbation"])
     assert list(result.index) == [("a", "clean"), ("a", "fog"), ("b", "clean")]
     fog = result.loc[("a", "fog")]
-
     assert fog["accuracy"] == pytest.approx(0.5)
-    assert fog["high"] - fog["accuracy"] == pytest.approx(12.7062 * 0.1, rel=1e-4)
-
+    assert fog["high"] - fog["accuracy"] > 12.7062 * 0.1  # Student's, over the seeds alone
     assert (fog["seeds"], fog["n"]) == (2, 10)
-    assert np.isnan(result.loc[("b", "clean"), "low"])
+    alone = result.loc[("b", "clean")]  # Student's over images: 2.2622 * sqrt(.25 / 9)
+    assert alone["high"] - 0.5 == pytest.approx(2.2622 / 6, rel=1e-4)
 
 
 FULL = pd.concat([tidy().assign(n=100, eps=0.0, norm="", options="", architecture="small_resnet")])
@@ -367,10 +245,11 @@ def unlike(**changes: object) -> pd.DataFrame:
     ],
 )
 def test_unlike_rows_are_never_averaged(table: pd.DataFrame, message: str) -> None:
-    summaries = (metrics.accuracy_matrix, metrics.accuracy_by_seed, metrics.accuracy_with_intervals)
-    for summary in summaries:
-        with pytest.raises(ValueError, match=message):
-            summary(table)
+    evaluation = Evaluation(table, np.zeros((len(table), 2), bool), computed=0)
+    with pytest.raises(ValueError, match=message):
+        metrics.accuracy_matrix(table)
+    with pytest.raises(ValueError, match=message):
+        metrics.accuracy_with_intervals(evaluation)
     assert len(metrics.accuracy_matrix(FULL)) == 2
 
 

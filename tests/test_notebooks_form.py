@@ -17,7 +17,8 @@ import papermill
 import pytest
 import yaml
 
-from robustlib.analysis import metrics, overlap, statistics
+from robustlib.analysis import metrics
+from robustlib.analysis.hypotheses import ONE_SEED
 from robustlib.core.checks import UnknownNameError
 from robustlib.study import plotting, report
 from robustlib.study.declarations import declared
@@ -34,7 +35,8 @@ EXPECTED = [
     "02_common_vs_adversarial",
     "03_mtlat",
     "04_corruption_overlap",
-    "05_synthesis",
+    "05_better_benchmarks",
+    "06_synthesis",
 ]
 LONGEST_CELL = 30
 READ = "settings = parameters.read(globals())"
@@ -362,17 +364,9 @@ def test_mce_follows_from_the_accuracies_written(smoke: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_overlap_follows_from_the_accuracies_written(smoke: dict[str, str]) -> None:
-    accuracy = table(smoke, "overlap_accuracy", index_col="model")
-    scores = overlap.overlapping_scores(accuracy)
-    for pair in table(smoke, "overlap").itertuples():
-        expected = scores.loc[pair.first, pair.second]
-        assert pair.overlap == pytest.approx(expected, rel=1e-3, abs=1e-3, nan_ok=True)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("paper", ["independence", "mtlat", "overlap"])
-def test_claims_agree_with_their_intervals(smoke: dict[str, str], paper: str) -> None:
-    for claim in table(smoke, f"claims_{paper}").itertuples():
-        assert claim.verdict == statistics.verdict(claim.low, claim.high, threshold=claim.threshold)
-        assert not claim.low > claim.high
+def test_claims_of_one_seed_speak_of_these_models_only(smoke: dict[str, str], paper: str) -> None:
+    claims = table(smoke, f"claims_{paper}")
+    assert len(claims)
+    assert (claims["verdict"] == ONE_SEED).all()
+    assert not (claims["low"] > claims["high"]).any()

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.crossed import Estimate, accuracy_gains, crossed_estimate, jackknife
-from robustlib.analysis.statistics import mean_interval
+from robustlib.analysis.crossed import (
+    Estimate,
+    accuracy_gains,
+    crossed_estimate,
+    crossed_interval,
+    jackknife,
+)
 from robustlib.core.checks import check_name, check_whole
 from robustlib.evaluation import Evaluation, check_comparable
 
@@ -28,52 +33,26 @@ def accuracy_matrix(table: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis(index=None, columns=None)
 
 
-def accuracy_by_seed(table: pd.DataFrame) -> pd.DataFrame:
-    """A_m(c) of each training seed: accuracy averaged over severities.
+def accuracy_with_intervals(evaluation: Evaluation) -> pd.DataFrame:
+    """A_m(c) averaged over severities and training seeds, with 95 % intervals.
 
     Args:
-        table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
+        evaluation: each recipe under the same perturbations for all its seeds.
 
-    Returns a frame with one row for each (recipe, training_seed) and one column for each
-    perturbation, "clean" included.
+    Returns one row for each (recipe, perturbation): accuracy, low and high, which cover seeds and
+    images, with one seed images only; seeds; and n, the images.
+
+    Raises:
+        ValueError: as for `Evaluation.per_seed`.
     """
-    check_comparable(table)
-    return table.pivot_table(
-        index=["recipe", "training_seed"],
-        columns="perturbation",
-        values="accuracy",
-        aggfunc="mean",
-        sort=False,
-    ).rename_axis(columns=None)
-
-
-def accuracy_with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """A_m(c) averaged over training seeds, with 95 % intervals over the seeds.
-
-    Args:
-        table: tidy table with the columns of `robustlib.evaluation.COLUMNS`.
-
-    Returns one row for each (recipe, perturbation): accuracy, low, high (NaN with one seed; see
-    `robustlib.analysis.statistics.mean_interval`), seeds; and n, the images.
-    """
-    images = table.groupby(["recipe", "perturbation"])["n"].first()
     rows = []
-    for recipe, values in accuracy_by_seed(table).groupby("recipe", sort=False):
-        seeds = values.dropna(axis=1, how="all")
-        mean, low, high = mean_interval(seeds.to_numpy())
-        rows.append(
-            pd.DataFrame(
-                {
-                    "recipe": recipe,
-                    "perturbation": seeds.columns,
-                    "accuracy": mean,
-                    "low": low,
-                    "high": high,
-                    "seeds": len(seeds),
-                    "n": images[recipe][seeds.columns].to_numpy(),
-                }
-            )
-        )
+    for recipe, table in evaluation.table.groupby("recipe", sort=False):
+        names = list(table["perturbation"].unique())
+        correct = evaluation.per_seed([str(recipe)], names)[:, 0]
+        found = crossed_interval(np.moveaxis(correct, 0, 1))
+        ends = {"accuracy": found.estimate, "low": found.low, "high": found.high}
+        part = pd.DataFrame({"recipe": recipe, "perturbation": names, **ends})
+        rows.append(part.assign(seeds=found.seeds, n=found.images))
     return pd.concat(rows, ignore_index=True)
 
 

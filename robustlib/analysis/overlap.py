@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from robustlib.analysis.crossed import Estimate, Interval, MeanOfRatios, Ratio, jackknife
-from robustlib.analysis.statistics import resampled_in_parts
 from robustlib.core.checks import check_name
 
 NORMALISATIONS = ("ratio", "raw")
@@ -203,36 +202,6 @@ def _where(defined: np.ndarray, found: Interval, *, floor: float = -np.inf) -> I
         for values in (found.estimate, found.low, found.high)
     )
     return Interval(estimate, low, high, found.seeds, found.images)
-
-
-def overlap_draws(
-    correct: np.ndarray,
-    normalise: str = "ratio",
-    *,
-    resamples: int,
-    seed: int,
-    min_gain: float = MIN_GAIN,
-) -> np.ndarray:
-    """Bootstrap draws of the overlapping scores over test images.
-
-    Percentiles of the draws are an interval for the uncertainty due to the test images; that due
-    to training needs several seeds.
-
-    Args:
-        correct: float (1 + K, 1 + K, n) in [0, 1]: models (standard first) by perturbations (clean
-            first, then in the models' order) by images, as from `Evaluation.per_image`.
-        normalise: as in `overlapping_scores`.
-        resamples: number of draws.
-        seed: of the resampling.
-        min_gain: as in `overlapping_scores`.
-
-    Returns float (resamples, K, K); NaN where a draw leaves the score undefined.
-    """
-    corruptions = len(correct) - 1
-    draws = np.empty((resamples, corruptions, corruptions))
-    for part, accuracy in resampled_in_parts(correct, resamples=resamples, seed=seed):
-        draws[part] = symmetric(directed(accuracy, normalise, min_gain))
-    return draws
 
 
 def directed(accuracy: np.ndarray, normalise: str, min_gain: float) -> np.ndarray:

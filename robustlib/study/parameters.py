@@ -196,6 +196,12 @@ PARAMETERS: dict[str, Parameter] = {
     "mixup_alpha": Parameter("float", _between(0, 10, above=True), "alpha of Mixup's Beta(a, a)"),
     "attack_steps": Parameter("int", _between(1, 1000), "steps of the iterated attacks"),
     "restarts": Parameter("int", _between(1, 100), "random starts of PGD"),
+    "margin_clean": Parameter(
+        "float", _between(0, 1, above=True), "loss of clean accuracy, at most, that counts as none"
+    ),
+    "margin_overlap": Parameter(
+        "float", _between(0, 1, above=True), "largest overlap that counts as independence"
+    ),
     "normalise": Parameter(
         "str",
         _one_of(lambda: ("ratio", "raw"), "normalisation"),
@@ -215,7 +221,6 @@ PARAMETERS: dict[str, Parameter] = {
     "options": Parameter(
         "list[str]", _options, "options of corruptions and attacks in the tests, name.option=value"
     ),
-    "bootstrap": Parameter("int", _between(100, 100_000), "resamples for each interval"),
     "run": Parameter("str", _run_name, "name of the run, for its tables and report"),
     "record_runs": Parameter("list[str]", _run_names, "runs whose tables are cited, if any"),
     "device": Parameter("str", _device, "device: auto, cpu or cuda"),
