@@ -3,12 +3,13 @@
     python -m benchmarks.networks        about half an hour on one thread
 
 Candidates are trained on the first 8,000 training images of shapes10 and scored on the other 2,000;
-the test images have no say. The committed table is of version 2 of shapes10. The rule, written down before the results: of all candidates whose
-standard model is trained in at most `LIMIT` seconds of one core, take those within a point of the
-best accuracy, and of these the cheapest. The chosen one is then trained with other recipes, to see
-which of them need more than this budget: from random weights FGSM does. The learning rates of the
-later candidates follow from the results of the earlier ones; with one training seed, differences
-of a point or two mean little. The table is `benchmarks/networks.csv`: delete it to begin anew.
+the test images have no say. The committed table is of version 2 of shapes10. The rule, written down
+before the results: of all candidates whose standard model is trained in at most `LIMIT` seconds of
+one core, take those within a point of the best accuracy, and of these the cheapest. The chosen one
+is then trained with other recipes, to see which of them need more than this budget: from random
+weights FGSM does. The learning rates of the later candidates follow from the results of the earlier
+ones; with one training seed, differences of a point or two mean little. The table is
+`benchmarks/networks.csv`: delete it to begin anew.
 """
 
 from __future__ import annotations
