@@ -652,3 +652,14 @@ def test_bad_options_are_refused() -> None:
         overlap.overlap_intervals(np.zeros((2, 3, 3, 9)), "ratios")
     with pytest.raises(ValueError, match="a model for each perturbation"):
         overlap.overlap_intervals(np.zeros((3, 3, 9)))
+
+
+def test_no_estimates_have_no_intervals() -> None:
+    correct = np.random.default_rng(0).random((3, 3, 3, 100)) < 0.5
+    for nothing in (
+        crossed.accuracy_gains(correct)[[], []],
+        overlap.signed_overlaps(correct)[0, []],
+    ):
+        found = nothing.interval()
+        assert found.estimate.shape == found.low.shape == found.high.shape == (0,)
+        assert nothing.p_above(0).shape == (0,)

@@ -421,7 +421,8 @@ def _covariances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return by_seed, by_block, centred - by_seed[..., None] - by_block[..., None, :]
 
     products = [
-        (a * b).reshape(*x.shape[:-2], -1).sum(-1) for a, b in zip(split(x), split(y), strict=True)
+        (a * b).sum(tuple(range(x.ndim - 2, a.ndim)))
+        for a, b in zip(split(x), split(y), strict=True)
     ]
     others = max(seeds - 1, 1)
     counts = (seeds * others, blocks * (blocks - 1), seeds * others * blocks * (blocks - 1))
