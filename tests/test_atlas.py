@@ -12,6 +12,7 @@ from robustlib.analysis import overlapping_scores
 from robustlib.analysis.atlas import atlas, rank_correlation
 from robustlib.analysis.hypotheses import ONE_SEED
 from robustlib.evaluation import COLUMNS, Evaluation
+from robustlib.study import results
 
 # Right of ten images; rows are models, columns clean and the perturbations tested on.
 RIGHT = {
@@ -145,3 +146,24 @@ def test_it_needs_a_standard_model_and_partners() -> None:
         part = Evaluation(whole.table[kept], whole.correct[kept], computed=0)
         with pytest.raises(ValueError, match=message):
             atlas(part)
+
+
+def test_the_record_follows_from_its_bits() -> None:
+    """The committed tables, from the committed per-image results, by other code than theirs."""
+    record = results.evaluation("cifar10", "overlap")
+    table = record.table.assign(accuracy=record.correct.mean(axis=1))
+    accuracy = table.pivot_table(index="recipe", columns="perturbation", values="accuracy")
+    ratio = accuracy.div(accuracy["clean"], axis=0)
+    gain = ratio - ratio.loc["standard"]
+    pairs = results.committed("cifar10", "overlap").dropna(subset="overlap")
+    pairs = pairs.sample(50, random_state=0)
+    for pair in pairs.itertuples():
+        halves = [
+            gain.loc[trained, tested] / gain.loc[tested, tested]
+            for trained, tested in ((pair.first, pair.second), (pair.second, pair.first))
+        ]
+        assert [pair.first_to_second, pair.second_to_first] == pytest.approx(
+            halves, rel=2e-3, abs=1e-4
+        )
+        assert pair.overlap == pytest.approx(max(0, sum(halves) / 2), rel=2e-3, abs=1e-4)
+        assert pair.low <= pair.overlap <= pair.high

@@ -168,8 +168,13 @@ def test_the_result_shown_is_that_of_the_run_of_record() -> None:
         " ".join(README.split())
     )
     assert pd.read_csv(folder / "mtlat_sanity.csv")["passed"].all()
-    (picture,) = re.findall(r'<img src="([^"]+)"', README)
-    assert (ROOT / picture).is_file()
+
+
+def test_the_pictures_exist() -> None:
+    pictures = re.findall(r'<img src="([^"]+)"', README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file()
 
 
 def test_fidelity_and_speed_shown_are_those_measured() -> None:
@@ -191,6 +196,32 @@ def test_fidelity_and_speed_shown_are_those_measured() -> None:
     )
     for ratio, (*_, number) in zip(slower["times_faster"], said, strict=True):
         assert float(number) == pytest.approx(ratio, abs=0.00501)
+
+
+def test_the_atlas_shown_is_that_of_the_run_of_record() -> None:
+    shown = re.search(r"<!-- atlas -->\n(.*)<!-- /atlas -->", README, re.DOTALL)
+    assert shown
+    text = " ".join(shown[1].split())
+    folder = ROOT / "results" / "cifar10"
+    numbers = pd.read_csv(folder / "effective_numbers.csv").query("order == 1")
+    fifteen, noc = (
+        numbers.set_index("benchmark").loc[name] for name in ("ImageNet-C, 15", "ImageNet-NOC")
+    )
+    worth = [f"{n.effective_number:.1f} ({n.low:.1f} to {n.high:.1f})" for n in (fifteen, noc)]
+    assert f"fifteen, {fifteen.corruptions:.0f} have a score. They are worth {worth[0]}" in text
+    assert f"the eight of ImageNet-NOC, {worth[1]}" in text
+    assert noc.corruptions == 8
+    mantel = pd.read_csv(folder / "published_mantel.csv").query("correlation != 'plain'")
+    ours, others = (
+        mantel.set_index("predicted by").loc[name] for name in ("our overlap", "models on cifar100")
+    )
+    assert f"of {ours.r:.2f} ({ours.low:.2f} to {ours.high:.2f} over papers)" in text
+    assert f"CIFAR-100 with {others.r:.2f}" in text
+    four = pd.read_csv(folder / "chosen.csv").query("size == 4").set_index("choice")
+    chosen, best = four.loc["chosen by overlap, weighted"], four.loc["best in hindsight"]
+    assert f"all fifteen by {100 * chosen.rmse:.1f} points" in text
+    assert f"better than {100 * chosen.better_than_random:.0f} % of all choices of four" in text
+    assert f"in hindsight misses it by {100 * best.rmse:.1f}." in text
 
 
 def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
