@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
 from robustlib.analysis import clusters
 from robustlib.study import plotting
@@ -21,8 +22,12 @@ def _close() -> Iterator[None]:
     plt.close("all")
 
 
+def texts(shown: Iterable[Text]) -> list[str]:
+    return [text.get_text() for text in shown]
+
+
 def labels(axis: plt.Axes) -> list[str]:
-    return [text.get_text() for text in axis.get_legend().get_texts()]
+    return texts(axis.get_legend().get_texts())
 
 
 def test_image_grid_shows_every_image_under_its_labels() -> None:
@@ -30,11 +35,17 @@ def test_image_grid_shows_every_image_under_its_labels() -> None:
     figure = plotting.image_grid(
         rows, row_labels=["a", "b"], column_labels=["x", "y", "z"], title="t"
     )
-    shown = [axis.get_images()[0].get_array() for axis in figure.axes]
+    (axis,) = figure.axes
+    shown = axis.get_images()
     assert len(shown) == 6
-    np.testing.assert_allclose(shown[4], rows[1][1].permute(1, 2, 0).numpy())
-    assert [axis.get_title() for axis in figure.axes[:3]] == ["x", "y", "z"]
-    assert figure.axes[3].get_ylabel() == "b"
+    np.testing.assert_allclose(shown[4].get_array(), rows[1][1].permute(1, 2, 0).numpy())
+    left, right, bottom, top = shown[4].get_extent()
+    ticks = dict(zip(texts(axis.get_xticklabels()), axis.get_xticks(), strict=True))
+    assert list(ticks) == ["x", "y", "z"]
+    assert left < ticks["y"] < right
+    ticks = dict(zip(texts(axis.get_yticklabels()), axis.get_yticks(), strict=True))
+    assert list(ticks) == ["a", "b"]
+    assert top < ticks["b"] < bottom
 
 
 def test_heatmap_writes_values_and_leaves_undefined_cells_empty() -> None:
