@@ -130,8 +130,9 @@ class TLAT:
             image; "batch", one such draw for the batch; "fixed", r = eps. (Recalled as drawn, for
             each image or batch: "image" is this project's choice.)
         target: "uniform" over all classes, or "least_likely" for the model.
-        label_weight: w, weight of the target class in the adversarial label, 0 to 1, or "radius"
-            for w = r, image by image (this project's choice: the paper's is not known here).
+        label_weight: w, weight of the target class in the adversarial label: "radius" for w = r,
+            image by image, or one number for all, 0 to 1. Which of the two the paper means isn't
+            confirmed; a survey prints one symbol for both, so "radius" is the likelier reading.
         loss_weights: of L(x, y) and of L(x', y'), not negative (equal: this project's choice).
         batch_norm: mode of the network during the attack. "train" shares one forward pass between
             the attack and L(x, y); "eval" needs another.
@@ -140,7 +141,7 @@ class TLAT:
     eps: float = 0.03
     radius: str = "image"
     target: str = "uniform"
-    label_weight: float | str = 0.2
+    label_weight: float | str = "radius"
     loss_weights: tuple[float, float] = (0.5, 0.5)
     batch_norm: str = "train"
     name: str = "tlat"
