@@ -67,7 +67,7 @@ def directed_overlaps(
 def own_gains(accuracy: pd.DataFrame, normalise: str = "ratio") -> pd.Series:
     """R_m(c) - R_s(c) of the model trained with c: the denominators of the score."""
     names, values = _arrays(accuracy, normalise)
-    gains = _gains(values, normalise)
+    gains = normalised_gains(values, normalise)
     return pd.Series(np.diagonal(gains, axis1=-2, axis2=-1), index=names, name="own gain")
 
 
@@ -176,7 +176,7 @@ def _gain_estimates(correct: np.ndarray, normalise: str) -> Estimate:
             "correct must be (seeds, 1 + K, 1 + K, n), a model for each perturbation, got "
             f"{shape}; evaluate one seed as correct[None]."
         )
-    return jackknife(lambda accuracy: _gains(accuracy, normalise), correct)
+    return jackknife(lambda accuracy: normalised_gains(accuracy, normalise), correct)
 
 
 def _own(gains: Estimate) -> Estimate:
@@ -209,7 +209,7 @@ def directed(accuracy: np.ndarray, normalise: str, min_gain: float) -> np.ndarra
 
     Rows are models, standard first; columns are perturbations, clean first.
     """
-    gains = _gains(accuracy, normalise)
+    gains = normalised_gains(accuracy, normalise)
     own = np.diagonal(gains, axis1=-2, axis2=-1)
     defined = own > min_gain
     own = np.where(defined, own, np.nan)
@@ -221,7 +221,11 @@ def symmetric(halves: np.ndarray) -> np.ndarray:
     return np.maximum(0, (halves + np.swapaxes(halves, -1, -2)) / 2)
 
 
-def _gains(accuracy: np.ndarray, normalise: str) -> np.ndarray:
+def normalised_gains(accuracy: np.ndarray, normalise: str) -> np.ndarray:
+    """Gains over the first model of (..., 1 + M, 1 + P) accuracies, clean first, as (..., M, P).
+
+    normalise: "ratio" for gains in R, with NaN where a clean accuracy is zero; "raw" in accuracy.
+    """
     score = accuracy[..., 1:]
     if normalise == "ratio":
         clean = accuracy[..., :1]
