@@ -116,8 +116,11 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"severities": [1, 1]}, "'severities'.*repeats"),
         ({"eps_test": 0}, "above 0, at most 0.5"),
         ({"eps_train": 8}, "above 0, at most 0.5"),
-        ({"label_weight": 1.1}, "from 0 to 1"),
-        ({"mixup_alpha": 0}, "above 0"),
+        ({"recipes": ["standard", "mtlt"]}, "Did you mean 'mtlat'"),
+        ({"recipes": ["mtlat"]}, "'recipes' must hold 'standard'"),
+        ({"hyperparameters": ["mtlat.eps=7"]}, "must be a number from 0 to 0.5"),
+        ({"hyperparameters": ["mtlat.epz=0.1"]}, "Did you mean 'eps'"),
+        ({"from_run": "../mine"}, "must be letters"),
         ({"attack_steps": 0}, "from 1 to 1000"),
         ({"augmentation": "flip_shift"}, "Did you mean 'flip_and_shift'"),
         ({"normalise": "rato"}, "Did you mean 'ratio'"),
@@ -127,6 +130,12 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"public_data": "cifar-10"}, "Did you mean 'cifar10'"),
         ({"sizes": [0]}, "'sizes'.*from 1 to 15"),
         ({"overlap_limit": -1}, "at least 0"),
+        ({"train_radii": [0.01, 2]}, "'train_radii'.*above 0, at most 0.5"),
+        ({"train_radii": [0.01, 0.01]}, "'train_radii'.*repeats"),
+        ({"set_size": 0}, "at least 1"),
+        ({"set_size": 2, "train_corruptions": ["fog", "snow"]}, "less than the 2"),
+        ({"random_sets": 0}, "at least 1"),
+        ({"from_run": "a/b"}, "letters, digits"),
         ({"calibrated_loss": 1.5}, "at most 1"),
         ({"weight_decay": -1e-4}, "at least 0"),
         ({"eps_adversarial": 0.6}, "or 0 for none"),
@@ -159,6 +168,11 @@ def test_trained_corruptions_are_not_unseen() -> None:
     name = corruptions.names("all")[0]
     with pytest.raises(ValueError, match=f"share {name}"):
         validated(train_corruptions=[name], unseen_corruptions=[name])
+
+
+def test_a_run_to_analyse_may_be_left_out() -> None:
+    assert validated(from_run="").from_run == ""
+    assert validated(from_run="cifar10").from_run == "cifar10"
 
 
 def test_data_root_needs_both_splits(tmp_path: Path) -> None:

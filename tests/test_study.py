@@ -87,10 +87,10 @@ def test_runs_in_order_reports_failures_and_goes_on(
     study.add("01_later", "print('epochs', epochs)", "import os; print('in', os.getcwd())")
     study.add("00_first", progress, parameters="# Settings\nrun: str = 'x'  # name")
     study.add("02_fails", "1 / 0", "print('never')")
-    study.add("03_after", "print('reached', label_weight)",
-              parameters="label_weight: float = 0.5  # weight")  # fmt: skip
+    study.add("03_after", "print('reached', margin_clean)",
+              parameters="margin_clean: float = 0.5  # margin")  # fmt: skip
 
-    assert study.run("-p", "epochs", "7", "-p", "label_weight", "1e-4", "--run", "mine") == 1
+    assert study.run("-p", "epochs", "7", "-p", "margin_clean", "1e-4", "--run", "mine") == 1
 
     printed = capsys.readouterr().out
     assert re.findall(r"notebook (\d/4 \w+) \.\.\. \d+ s", printed) == [
@@ -139,15 +139,15 @@ def test_runs_in_order_reports_failures_and_goes_on(
 def test_parameter_files_are_coerced_and_overridden(study: Study, tmp_path: Path) -> None:
     study.add(
         "00_a",
-        "print(repr(label_weight), epochs, run, seeds)",
+        "print(repr(margin_clean), epochs, run, seeds)",
         parameters=(
-            "label_weight: float = 0.5  # weight\nepochs: int = 2  # passes\n"
+            "margin_clean: float = 0.5  # margin\nepochs: int = 2  # passes\n"
             "seeds: list[int] = [0]  # seeds\nrun: str = 'study'  # name"
         ),
     )
     folder = tmp_path / "tiny"
     folder.mkdir()
-    (folder / "00_a.yaml").write_text("label_weight: 1e-4\nepochs: 3\nrun: ignored\n")
+    (folder / "00_a.yaml").write_text("margin_clean: 1e-4\nepochs: 3\nrun: ignored\n")
     assert study.run("--params", str(folder), "-p", "epochs", "5", "-p", "seeds", "3,4") == 0
     assert study.printed("00_a", "tiny") == "0.0001 5 tiny [3, 4]\n"
 

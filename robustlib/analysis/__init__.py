@@ -3,6 +3,7 @@
 from robustlib.analysis import (
     atlas,
     clusters,
+    comparison,
     crossed,
     hypotheses,
     metrics,
@@ -66,6 +67,7 @@ __all__ = [
     "accuracy_with_intervals",
     "atlas",
     "clusters",
+    "comparison",
     "corruption_errors",
     "crossed",
     "crossed_estimate",

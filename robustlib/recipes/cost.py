@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from robustlib.recipes.adversarial import FGSM, PGD, TLAT
 from robustlib.recipes.augmix import AugMix
 from robustlib.recipes.base import Recipe
@@ -9,6 +12,9 @@ from robustlib.recipes.plain import Augmented, LabelSmoothing, Mixup, Standard
 
 _FORWARD, _TO_IMAGES, _TO_ALL = 1, 1, 2  # passes forward, and backward to images or to all weights
 _STEP = _FORWARD + _TO_ALL
+
+EQUAL_COMPUTE = ", equal compute"
+"""Ends the name of a recipe that was trained for as much compute as another, not as many steps."""
 
 
 def step_cost(recipe: Recipe) -> float:
@@ -48,3 +54,19 @@ def epochs_of_equal_compute(recipe: Recipe, *, epochs: int, reference: Recipe) -
     Rounded to whole epochs, so what remains of a difference is at most half an epoch's.
     """
     return max(1, round(epochs * step_cost(reference) / step_cost(recipe)))
+
+
+def at_equal_compute(
+    recipes: Iterable[Recipe], *, epochs: int, reference: Recipe
+) -> dict[int, list[Recipe]]:
+    """Those recipes that must be trained for other epochs to cost what the reference does.
+
+    Returns them by their epochs, under names with `EQUAL_COMPUTE` added.
+    """
+    found: dict[int, list[Recipe]] = {}
+    for recipe in recipes:
+        needed = epochs_of_equal_compute(recipe, epochs=epochs, reference=reference)
+        if needed != epochs:
+            renamed = replace(recipe, name=recipe.name + EQUAL_COMPUTE)  # type: ignore[type-var]
+            found.setdefault(needed, []).append(renamed)
+    return found

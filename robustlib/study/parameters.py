@@ -97,6 +97,19 @@ def _augmentation_names() -> Iterable[str]:
     return AUGMENTATIONS
 
 
+def _recipe_names() -> Iterable[str]:
+    from robustlib.recipes.suite import SUITE
+
+    return [recipe.name for recipe in SUITE]
+
+
+def _hyperparameters(entries: list[str]) -> tuple[str, ...]:
+    from robustlib.recipes.suite import suite
+
+    suite(entries)
+    return tuple(entries)
+
+
 def _options(entries: list[str]) -> Mapping[str, Mapping[str, Any]]:
     from robustlib.study.options import Options
 
@@ -171,6 +184,15 @@ PARAMETERS: dict[str, Parameter] = {
         _between(1, zero="training from scratch"),
         "passes of each recipe from a trained standard model on; 0 for all from scratch",
     ),
+    "recipes": Parameter(
+        "list[str]", _each(_one_of(_recipe_names, "recipe")), "training recipes to compare"
+    ),
+    "hyperparameters": Parameter(
+        "list[str]", _hyperparameters, "hyperparameters of recipes, recipe.hyperparameter=value"
+    ),
+    "equal_compute": Parameter(
+        "bool", lambda value: value, "train each recipe for as much compute as M-TLAT, too"
+    ),
     "ablation": Parameter("bool", lambda value: value, "train the variants of an ablation, too"),
     "weight_decay": Parameter("float", _between(0), "L2 penalty on the weights in training"),
     "batch_size": Parameter("int", _between(2), "images in a training batch"),
@@ -192,8 +214,9 @@ PARAMETERS: dict[str, Parameter] = {
         "Linf radius of PGD as one more perturbation; 0 for none",
     ),
     "eps_train": Parameter("float", _RADIUS, "largest Linf radius in adversarial training"),
-    "label_weight": Parameter("float", _between(0, 1), "weight of the target in TLAT's labels"),
-    "mixup_alpha": Parameter("float", _between(0, 10, above=True), "alpha of Mixup's Beta(a, a)"),
+    "train_radii": Parameter(
+        "list[float]", _each(_RADIUS), "Linf radii of adversarial training, pixels in [0, 1]"
+    ),
     "attack_steps": Parameter("int", _between(1, 1000), "steps of the iterated attacks"),
     "restarts": Parameter("int", _between(1, 100), "random starts of PGD"),
     "margin_clean": Parameter(
@@ -207,6 +230,11 @@ PARAMETERS: dict[str, Parameter] = {
         _one_of(lambda: ("ratio", "raw"), "normalisation"),
         "overlap of accuracies relative to clean (ratio) or as they are (raw)",
     ),
+    "from_run": Parameter(
+        "str",
+        lambda name: _run_name(name) if name else name,
+        "run whose per-image results are analysed; '' to train here",
+    ),
     "atlas_run": Parameter("str", _run_name, "run whose per-image results the atlas is made of"),
     "public_data": Parameter(
         "str",
@@ -214,7 +242,11 @@ PARAMETERS: dict[str, Parameter] = {
         "data of the public models: cifar10, cifar100, imagenet or imagenet100",
     ),
     "sizes": Parameter("list[int]", _each(_between(1, 15)), "numbers of corruptions to choose"),
-    "overlap_limit": Parameter("float", _between(0), "largest overlap of two chosen corruptions"),
+    "overlap_limit": Parameter(
+        "float", _between(0), "overlap beyond which two corruptions count as alike"
+    ),
+    "set_size": Parameter("int", _between(1), "corruptions in a set to train with"),
+    "random_sets": Parameter("int", _between(1), "random sets beside the chosen one"),
     "calibrated_loss": Parameter(
         "float", _between(0, 1, above=True), "accuracy that each corruption of a benchmark costs"
     ),
@@ -336,9 +368,16 @@ def _check_together(values: dict[str, Any]) -> None:
         raise ValueError("dataset 'shapes10' is generated: leave the parameter 'data_root' empty.")
     if dataset not in (None, "folder") and values.get("image_size", 32) != 32:
         raise ValueError(f"dataset {dataset!r} has images of 32 pixels: set 'image_size' to 32.")
+    if "standard" not in values.get("recipes", ["standard"]):
+        raise ValueError("'recipes' must hold 'standard', which the others are compared with.")
     seen = set(values.get("train_corruptions", ())) & set(values.get("unseen_corruptions", ()))
     if seen:
         raise ValueError(
             "'train_corruptions' and 'unseen_corruptions' share "
             f"{', '.join(sorted(seen))}: what is trained with is not unseen."
+        )
+    if "set_size" in values and values["set_size"] >= len(values.get("train_corruptions", ())):
+        raise ValueError(
+            f"'set_size' is {values['set_size']}: it must be less than the "
+            f"{len(values.get('train_corruptions', ()))} 'train_corruptions' that sets are made of."
         )
