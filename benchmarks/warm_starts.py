@@ -7,8 +7,8 @@ From scratch, the standard model and one for each corruption are trained for ten
 weights. From warm starts, only the standard model is; from it on, each model, the standard one
 too, is trained for one or two epochs at half the learning rate. Both on 20,000 training images of
 CIFAR-10, scored on 2,000 others of the training images: the test images have no say. An
-interrupted run goes on from the store. The table, `benchmarks/warm_starts.csv`, has one row a
-model; all else is computed from it.
+interrupted run goes on from the store. The table, `benchmarks/warm_starts.csv`, has a row for each
+model and each number of images that it was scored on; all else is computed from it.
 
 **The rule**, this project's choice, written down before the results. Warm starts stay the default
 if, with two epochs and all seeds,
