@@ -175,6 +175,12 @@ def test_lines_have_panels_and_bands() -> None:
     assert (band.min(), band.max()) == (pytest.approx(0.4), pytest.approx(0.8))
     (alone,) = plotting.lines(table[:4], x="eps", y="accuracy", group="recipe", xlabel="x").axes
     assert len(alone.lines) == 2
+    figure = plotting.lines(
+        table, x="eps", y="accuracy", group="recipe", panel="attack", xlabel="x", reference=0.5
+    )
+    for axis in figure.axes:
+        assert list(axis.lines[0].get_ydata()) == [0.5, 0.5]
+        assert len(axis.lines) == 3
 
 
 AWKWARD = {

@@ -454,6 +454,7 @@ def lines(
     ylabel: str = "",
     panel: str | None = None,
     share_y: bool = True,
+    reference: float | None = None,
 ) -> Figure:
     """Lines with markers, side by side in panels; a band from "low" to "high" where given.
 
@@ -466,6 +467,7 @@ def lines(
         ylabel: axis label; without one, each panel's title stands for it.
         panel: column that names the panels, at most three to a row.
         share_y: one vertical scale for all panels.
+        reference: where to draw a horizontal line; default none.
     """
     panels = list(dict.fromkeys(table[panel])) if panel else [""]
     groups = list(dict.fromkeys(table[group]))
@@ -482,6 +484,8 @@ def lines(
     drawn: dict[object, Any] = {}
     for axis, title in zip(axes.flat, panels, strict=False):
         part = table[table[panel] == title] if panel else table
+        if reference is not None:
+            axis.axhline(reference, color="0.3", linewidth=1)
         for number, name in enumerate(groups):
             line = part[part[group] == name].sort_values(x)
             marker, colour = _look(number)
