@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib import corruptions, data, models
+from robustlib.core.checks import check_whole
 from robustlib.core.inference import evaluating, right
 from robustlib.core.jobs import threads
 from robustlib.core.store import Store
@@ -77,8 +78,13 @@ CANDIDATES = (
 
 
 def part_for_choosing(dataset: Dataset, held_out: int) -> Dataset:
-    """The training images alone, the last `held_out` of them as test images."""
+    """The training images alone, the last `held_out` of them as test images.
+
+    Raises:
+        ValueError: none is held out, or none left for training.
+    """
     split = dataset.train
+    held_out = check_whole(held_out, "held_out", low=1, high=len(split) - 1)
     kept = split.first(len(split) - held_out)
     held = slice(len(kept), None)
     test = Split(split.images[held], split.labels[held], split.ids[held])

@@ -56,6 +56,12 @@ def test_seeds_are_averaged() -> None:
     assert networks.chosen(table) == steady.settings()
 
 
+def test_something_is_held_out_and_something_left(tiny: Dataset) -> None:
+    for held_out in (0, len(tiny.train)):
+        with pytest.raises(ValueError, match="held_out"):
+            networks.part_for_choosing(tiny, held_out)
+
+
 def test_test_images_have_no_say(tiny: Dataset) -> None:
     part = networks.part_for_choosing(tiny, 30)
     assert torch.equal(torch.cat([part.train.images, part.test.images]), tiny.train.images)
