@@ -115,7 +115,6 @@ def test_unknown_parameter_suggests_the_nearest() -> None:
         ({"severities": [6]}, "'severities'.*from 1 to 5, got 6"),
         ({"severities": [1, 1]}, "'severities'.*repeats"),
         ({"eps_test": 0}, "above 0, at most 0.5"),
-        ({"eps_train": 8}, "above 0, at most 0.5"),
         ({"recipes": ["standard", "mtlt"]}, "Did you mean 'mtlat'"),
         ({"recipes": ["mtlat"]}, "'recipes' must hold 'standard'"),
         ({"hyperparameters": ["mtlat.eps=7"]}, "must be a number from 0 to 0.5"),

@@ -213,7 +213,6 @@ PARAMETERS: dict[str, Parameter] = {
         _between(0, 0.5, above=True, zero="none"),
         "Linf radius of PGD as one more perturbation; 0 for none",
     ),
-    "eps_train": Parameter("float", _RADIUS, "largest Linf radius in adversarial training"),
     "train_radii": Parameter(
         "list[float]", _each(_RADIUS), "Linf radii of adversarial training, pixels in [0, 1]"
     ),
