@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from robustlib.analysis import independence, overlap
+from robustlib.analysis import crossed_intervals, independence, overlap
 from robustlib.analysis.hypotheses import ONE_SEED
 from robustlib.analysis.independence import dependences, mean_gain, training_sets, unlike
 from robustlib.evaluation import COLUMNS, Evaluation
@@ -126,7 +126,6 @@ def test_one_seed_speaks_of_these_models_only() -> None:
     (found,) = dependences(evaluation(ACCURACY, seeds=1), ["pgd"], ["a", "b", "c"])
     table = found.table(margin=0.1)
     assert table["verdict"].tolist() == [ONE_SEED, ONE_SEED, "no score"]
-    assert found.all_independent(margin=0.1).verdict() == ONE_SEED
 
 
 def related(shares: Mapping[str, float], own: float = 0.3) -> Accuracies:
@@ -185,28 +184,30 @@ def test_equivalence_keeps_its_size_at_the_margin() -> None:
     assert by_run.mean() < 0.2  # Holm's 5 % for a family, of 10
 
 
-def test_all_are_independent_only_if_each_is() -> None:
-    within, beyond = {"a": 0.0, "b": 0.05}, {"a": 0.0, "b": 0.6, "c": -0.7}
-    (found,) = dependences(evaluation(related(within), n=4000), ["pgd"], list(within))
-    outcome = found.all_independent(margin=0.1)
-    assert outcome.verdict() == "supported"
-    table = found.table(margin=0.1).set_index("corruption")
-    assert outcome.value == pytest.approx(table.loc["b", "overlap"])
-    assert outcome.p == pytest.approx(table["p"].max())
+def test_the_mean_overlap_is_that_of_the_pairs_with_a_score() -> None:
+    """By hand (.25 - .375) / 2; its interval by the jackknife of that function of accuracies."""
+    (found,) = dependences(evaluation(ACCURACY), ["pgd"], ["a", "b", "c"], normalise="raw")
+    assert found.mean_overlap(["a", "b", "c", "d"]).value == pytest.approx(-0.0625, abs=1e-6)
+    assert found.mean_overlap(["a"]).value == pytest.approx(0.25, abs=1e-6)
+    with pytest.raises(ValueError, match="with a score is empty"):
+        found.mean_overlap(["c"])
 
-    (found,) = dependences(evaluation(related(beyond), n=400), ["pgd"], list(beyond))
-    outcome, table = found.all_independent(margin=0.1), found.table(margin=0.1)
-    assert outcome.verdict() == "contradicted"
-    outside = table[table["overlap"].abs() > 0.1].set_index("p")["overlap"]
-    assert outcome.value == pytest.approx(outside[outside.index.min()])
-    assert outcome.p == pytest.approx(min(1, 3 * outside.index.min()))
+    shares = {"a": 0.5, "b": -0.2, "c": 0.1}
+    related_to = related(shares)
+    accuracy = {recipe: {**related_to["standard"], **related_to[recipe]} for recipe in related_to}
+    drawn = evaluation(accuracy, n=2000, rng=np.random.default_rng(4), spread=0.01)
+    (found,) = dependences(drawn, ["pgd"], list(shares))
+    interval = found.mean_overlap(list(shares)).interval()
 
+    def mean(values: np.ndarray) -> np.ndarray:
+        halves = overlap.directed(values, "ratio", 0.0)
+        return (halves[..., 0, 1:] + halves[..., 1:, 0]).mean(axis=-1) / 2
 
-def test_without_any_score_nothing_is_decided() -> None:
-    (found,) = dependences(evaluation(ACCURACY), ["pgd"], ["c"])
-    outcome = found.all_independent(margin=0.1)
-    assert np.isnan([outcome.value, outcome.low, outcome.high, outcome.p]).all()
-    assert outcome.verdict() == "undecided"
+    correct = drawn.per_seed(["standard", "pgd", *shares], ["clean", "adversarial", *shares])
+    expected = crossed_intervals(mean, correct)
+    assert interval.estimate == pytest.approx(expected.estimate)
+    assert interval.low == pytest.approx(expected.low, abs=0.1 * (expected.high - expected.low))
+    assert interval.high == pytest.approx(expected.high, abs=0.1 * (expected.high - expected.low))
 
 
 def test_pairs_that_can_t_be_judged_are_refused() -> None:
@@ -215,8 +216,6 @@ def test_pairs_that_can_t_be_judged_are_refused() -> None:
     for margin in (0, -0.1):
         with pytest.raises(ValueError, match="margin"):
             found.table(margin=margin)
-        with pytest.raises(ValueError, match="margin"):
-            found.all_independent(margin=margin)
     with pytest.raises(ValueError, match="not evaluated"):
         dependences(whole, ["fgsm"], ["a"])
     with pytest.raises(ValueError, match="trains with a corruption alone"):
@@ -316,6 +315,17 @@ def test_overlaps_owe_nothing_to_the_seed_left_out() -> None:
         assert list(found.index) == ["a", "b"]
     with pytest.raises(ValueError, match=r"training seed 1 only.*choose other 'seeds'"):
         independence.overlaps_without(of({1: few}), 1, ["a", "b"])
+    with pytest.raises(ValueError, match="that the atlas has is empty"):
+        independence.overlaps_without(record, 1, ["x"])
+
+
+def test_without_an_own_gain_there_is_no_overlap_to_choose_by() -> None:
+    found = independence.overlaps_without(evaluation(related({"a": 0.5})), 0, ["a"])
+    assert found.loc["a", "a"] == 1
+    flat = evaluation(related({"a": 0.5}, own=0.005), n=4000)
+    assert independence.overlaps_without(flat, 0, ["a"]).empty
+    with pytest.raises(ValueError, match="without NaN"):
+        independence.overlaps_without(evaluation(related({"a": 0.5, "b": 0.5})), 0, ["a", "b"])
 
 
 def test_mean_gains_by_hand() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.atlas import STANDARD, atlas
+from robustlib.analysis.atlas import STANDARD
 from robustlib.analysis.crossed import (
     Estimate,
     MeanOfRatios,
@@ -25,7 +25,8 @@ from robustlib.analysis.crossed import (
     jackknife,
 )
 from robustlib.analysis.hypotheses import LEVEL, ONE_SEED, Outcome, equivalence
-from robustlib.analysis.overlap import normalised_gains
+from robustlib.analysis.metrics import accuracy_matrix
+from robustlib.analysis.overlap import normalised_gains, overlapping_scores
 from robustlib.analysis.selection import choose
 from robustlib.core.checks import (
     check_name,
@@ -150,36 +151,23 @@ class Dependence:
         table = gained.join(pairs, on="corruption").assign(seeds=gains.seeds, n=gains.images)
         return table.fillna({"verdict": NO_SCORE, "verdict_holm": NO_SCORE})
 
-    def all_independent(self, *, margin: float) -> Outcome:
-        """Is every overlap within the margin?
+    def mean_overlap(self, corruptions: Sequence[str]) -> Estimate:
+        """The mean signed overlap with those of some corruptions that have a score.
 
-        Supported if each is, tested for itself (an intersection-union test needs no correction,
-        Berger 1982); contradicted if one is clearly beyond, with p times the number of pairs
-        (Bonferroni). Pairs without a score don't count as within or beyond.
-
-        Args:
-            margin: as in `table`.
-
-        Returns the outcome, with value and interval of the pair that decides: of those beyond the
-        one with the smallest p, or else of those within the one with the largest. NaN, and so
-        undecided, if no pair has a score.
+        The overlaps are taken as linear near their values, which the guard of the score allows.
 
         Raises:
-            ValueError: a margin that isn't positive.
+            ValueError: none of them has a score.
         """
-        each, scored = equivalence(self.signed, margin=margin), self.scored
-        within, beyond = (np.flatnonzero(scored & side) for side in (each.holds, ~each.holds))
-        value, low, high, p, holds = *[np.array(np.nan)] * 4, np.array(False)
-        if within.size or beyond.size:
-            if beyond.size:
-                place = beyond[each.p[beyond].argmin()]
-                p = np.minimum(1, scored.size * each.p[place])
-            else:
-                place = within[each.p[within].argmax()]
-                p = each.p[place]
-            value, low, high = each.value[place], each.low[place], each.high[place]
-            holds = each.holds[place]
-        return Outcome(each.test, value, low, high, margin, p, holds, each.seeds, each.images)
+        named = np.array([name in corruptions for name in self.alone])
+        places = np.flatnonzero(named & self.scored)
+        check_nonempty(places.tolist(), "the list of corruptions with a score")
+        halves = [half.linear()[places] for half in (self.from_attack, self.to_attack)]
+        return Estimate(
+            np.mean([half.value for half in halves]),
+            np.mean([half.cells for half in halves], axis=(0, 1)),
+            self.signed.images,
+        )
 
 
 def dependences(
@@ -264,28 +252,36 @@ def _verdicts(outcome: Outcome, p: np.ndarray, scored: np.ndarray) -> np.ndarray
 def overlaps_without(record: Evaluation, seed: int, corruptions: Sequence[str]) -> pd.DataFrame:
     """Overlapping scores of some corruptions from all training seeds but one.
 
-    So what is chosen by them for models of that seed owes nothing to these models.
+    So what is chosen by them for models of that seed owes nothing to these models. A choice claims
+    nothing, so a corruption has a score here if its own gain exceeds `overlap.MIN_GAIN`; that an
+    interval of one or two seeds lies above zero would be too much to ask.
 
     Args:
         record: per-image results of an atlas, as for `atlas.atlas`.
         seed: the training seed to leave out; it needn't be there.
-        corruptions: names; those without a clear own gain, or not in the record, have no score.
+        corruptions: names; those that aren't in the record have no score.
 
     Returns a symmetric frame of those with a score.
 
     Raises:
-        ValueError: no other seed, none of the corruptions, or as for `atlas.atlas`.
+        ValueError: no other seed, none of the corruptions was trained with, or not each model of
+            these was tested on each of them.
     """
     seed, table = check_seed(seed), record.table
-    others = table["training_seed"] != seed
-    if not others.any():
+    others = table[table["training_seed"] != seed]
+    if others.empty:
         raise ValueError(
             f"the atlas has results of training seed {seed} only, which is the one to be tested: "
             "choose other 'seeds', or an 'atlas_run' with two seeds or more."
         )
-    recipes = table["recipe"].isin([STANDARD, *corruptions])
-    perturbations = table["perturbation"].isin(["clean", *corruptions])
-    return atlas(record.where(others & recipes & perturbations)).overlap()
+    known = [name for name in corruptions if name in set(others["recipe"])]
+    check_nonempty(known, "the list of corruptions that the atlas has")
+    recipes, perturbations = [STANDARD, *known], ["clean", *known]
+    kept = others["recipe"].isin(recipes) & others["perturbation"].isin(perturbations)
+    accuracy = accuracy_matrix(others[kept]).reindex(index=recipes, columns=perturbations)
+    scores = overlapping_scores(accuracy)
+    scored = scores.index[np.diag(scores) == 1]
+    return scores.loc[scored, scored]
 
 
 def training_sets(

@@ -252,6 +252,7 @@ def heatmap(
         cbar_kws={"label": label},
     )
     axis.set_title(_text(title, _TITLE))
+    axis.grid(visible=False)
     plt.setp(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     plt.setp(axis.get_yticklabels(), rotation=0)
     return figure
