@@ -351,6 +351,15 @@ def test_second_smoke_run_makes_nothing_anew(smoke: dict[str, str], tmp_path: Pa
     assert after == before
 
 
+@pytest.mark.slow
+def test_independence_follows_from_per_image_results(smoke: dict[str, str], tmp_path: Path) -> None:
+    run_smoke(smoke, tmp_path, "--only", "02", "--run", "again", "-p", "from_run", "smoke")
+    folder = Path(smoke["ROBUSTLIB_RESULTS"])
+    for name in ("adversarial_gains", "adversarial_overlap", "unseen_gains", "claims_independence"):
+        first, again = (pd.read_csv(folder / run / f"{name}.csv") for run in ("smoke", "again"))
+        pd.testing.assert_frame_equal(first, again)
+
+
 def table(environment: dict[str, str], name: str, **options: str) -> pd.DataFrame:
     return pd.read_csv(Path(environment["ROBUSTLIB_RESULTS"]) / "smoke" / f"{name}.csv", **options)
 
