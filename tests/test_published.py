@@ -14,8 +14,10 @@ from scipy import stats
 from benchmarks import published as table_script
 from robustlib import corruptions
 from robustlib.analysis import published
+from robustlib.analysis.atlas import atlas
 from robustlib.core import paths
 from robustlib.core.checks import UnknownNameError
+from robustlib.study import results
 
 TABLE = pd.read_csv(paths.project_root() / published.FILE)
 FIFTEEN = list(corruptions.names("imagenet_c_15"))
@@ -400,6 +402,175 @@ def test_compare_gains_by_hand() -> None:
         published.compare_gains(ours[["hue"]], theirs)
     with pytest.raises(ValueError, match="margin"):
         published.compare_gains(ours, theirs, margin=-1)
+
+
+def test_our_gains_beside_theirs() -> None:
+    ours = pd.DataFrame(
+        {"gain": [5, -2, 1.5], "low": [4, -3, 1], "high": [6, -1, 2]},
+        index=["gaussian_noise", "jpeg_compression", "hue"],
+    )
+    found = published.beside_kireev(ours)
+    pd.testing.assert_frame_equal(found[list(ours)], ours)
+    assert found["kireev"].tolist() == pytest.approx([36.3, 11.03, np.nan], nan_ok=True)
+    assert found["agreement"].fillna("none").tolist() == ["both gain", "differ", "none"]
+    assert published.beside_kireev(ours, "rlat-eps=0.05-augmix")["kireev"].iloc[0] < 36.3
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'linf-at-eps=1.0/255'"):
+        published.beside_kireev(ours, "linf-at-eps=1/255")
+    with pytest.raises(ValueError, match="columns gain, low and high, in points; low, high miss"):
+        published.beside_kireev(ours[["gain"]])
+    with pytest.raises(ValueError, match="repeats an entry"):
+        published.beside_kireev(pd.concat([ours, ours]))
+
+
+def test_signs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six corruptions: both gain, opposite, ours open, theirs small, both lose, only ours."""
+    names = ["noise", "jpeg", "blur", "snow", "fog", "hue"]
+    gain = [5, -2, 1, 3, -4, 9]
+    ours = pd.DataFrame({"gain": gain, "low": [4, -3, -1, 2, -5, 8]}, index=names)
+    ours["high"] = [6, -1, 3, 4, -3, 10]
+    theirs = pd.DataFrame(
+        [[30, 10, 7, 0.5, -9]],
+        index=pd.MultiIndex.from_tuples([("at", "standard")], names=["model", "reference"]),
+        columns=names[:5],
+    )
+    monkeypatch.setattr(
+        published, "adversarial_gains", {"cifar10": theirs, "imagenet100": -theirs}.get
+    )
+    found = published.signs(ours)
+    assert list(found)[:5] == ["data", "model", "reference", "corruption", "theirs"]
+    assert list(found)[5:] == ["gain", "low", "high", "agreement"]
+    assert found["corruption"].tolist() == 2 * names[:5]
+    assert found["theirs"].tolist() == [30, 10, 7, 0.5, -9, -30, -10, -7, -0.5, 9]
+    assert found["gain"].tolist() == 2 * gain[:5]
+    here = found.loc[found["data"] == "cifar10", "agreement"].tolist()
+    there = found.loc[found["data"] == "imagenet100", "agreement"].tolist()
+    assert here == ["agree", "differ", "undecided", "undecided", "agree"]
+    assert there == ["differ", "agree", "undecided", "undecided", "differ"]
+    assert published.signs(ours, margin=0.4)["agreement"].iloc[3] == "agree"
+    assert published.signs(ours, margin=20)["agreement"].iloc[4] == "undecided"
+
+
+def test_signs_of_all_their_models() -> None:
+    ours = pd.DataFrame({"gain": -1.0, "low": -2.0, "high": -0.5}, index=FIFTEEN)
+    found = published.signs(ours)
+    models = found[["data", "model", "reference"]].drop_duplicates()
+    assert [tuple(row) for row in models.to_numpy()] == [
+        (data, model, reference)
+        for data, pairs in published.ADVERSARIAL.items()
+        for model, reference in pairs.items()
+    ]
+    assert len(found) == 12 * 15
+    assert found.loc[found["corruption"] == "contrast", "agreement"].isin(["agree"]).any()
+    assert not (found["agreement"] == "agree")[found["theirs"] > 0].any()
+    zero = published.signs(ours.assign(low=-2.0, high=0.0))
+    assert zero["agreement"].eq("undecided").all(), "an interval that reaches 0 decides nothing"
+    with pytest.raises(ValueError, match="no corruption in common"):
+        published.signs(ours.set_axis([f"other {i}" for i in range(15)]))
+    with pytest.raises(ValueError, match="margin"):
+        published.signs(ours, margin=-1)
+    with pytest.raises(ValueError, match="is empty"):
+        published.signs(ours[:0])
+
+
+# --- Tables of ours beside theirs ----------------------------------------------------------------
+
+
+def test_overlaps_that_are_the_correlations_predict_them() -> None:
+    accuracy = published.load("cifar100")[FIFTEEN]
+    names = FIFTEEN[:8]
+    perfect = published.correlation(accuracy).loc[names, names]
+    found = published.predicted_correlations(perfect, "cifar100")
+    assert list(found["predicted by"]) == 2 * [
+        "our overlap",
+        "models on cifar10",
+        "models on imagenet",
+        "models on imagenet100",
+    ]
+    assert list(found["correlation"]) == 4 * ["plain"] + 4 * ["general level out"]
+    assert list(found["corruptions"]) == 2 * [8, 15, 15, 15]
+    ours = found.iloc[0]
+    assert (ours["r"], ours["high"]) == pytest.approx((1, 1))
+    assert ours["low"] < 1
+    assert ours["p"] < 0.01
+    row = found.iloc[6]  # imagenet, general level out
+    matrices = [
+        published.correlation(published.load(data)[FIFTEEN], partial=True)
+        for data in ("imagenet", "cifar100")
+    ]
+    test = published.mantel(*matrices)
+    assert (row["r"], row["p"]) == pytest.approx((test.r, test.p))
+    _, low, high = published.jackknife_interval(
+        accuracy,
+        lambda models: (
+            published.mantel(
+                matrices[0], published.correlation(models, partial=True), permutations=1
+            ).r
+        ),
+    )
+    assert (row["low"], row["high"]) == pytest.approx((low, min(1, high)))
+
+
+def test_predicted_correlations_refuse() -> None:
+    overlap = symmetric([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).set_axis(FIFTEEN[:4])
+    overlap = overlap.set_axis(FIFTEEN[:4], axis=1)
+    with pytest.raises(ValueError, match=f"without a score, of {FIFTEEN[0]}, {FIFTEEN[1]}"):
+        published.predicted_correlations(overlap.replace(0.1, np.nan), "cifar10")
+    with pytest.raises(ValueError, match="too few for an interval"):
+        published.predicted_correlations(overlap, "imagenet100")
+    renamed = overlap.rename(index={"shot_noise": "shotnoise"}, columns={"shot_noise": "shotnoise"})
+    with pytest.raises(UnknownNameError, match="Did you mean 'shot_noise'"):
+        published.predicted_correlations(renamed, "cifar10")
+
+
+def test_the_committed_tables_of_notebook_05_follow() -> None:
+    """From the committed per-image results; ours with a mean that is taken here."""
+    record = results.evaluation("cifar10", "overlap")
+    whole = atlas(record)
+    committed = results.committed("cifar10", "published_mantel")
+    scored = [name for name in FIFTEEN if name in whole.scored]
+    found = published.predicted_correlations(whole.overlap().loc[scored, scored], "cifar10")
+    pd.testing.assert_frame_equal(found, committed, rtol=1e-5, check_dtype=False)
+    beside = results.committed("cifar10", "adversarial_beside").set_index("index")
+    assert list(beside.index) == FIFTEEN
+    table = record.table.assign(accuracy=record.correct.mean(axis=1))
+    accuracy = table.pivot_table(index="recipe", columns="perturbation", values="accuracy")[FIFTEEN]
+    gain = 100 * (accuracy.loc["adversarial"] - accuracy.loc["standard"])
+    assert beside["gain"].tolist() == pytest.approx(gain.tolist(), abs=1e-3)
+    recomputed = published.beside_kireev(beside[["gain", "low", "high"]])
+    pd.testing.assert_frame_equal(recomputed, beside, rtol=1e-5, check_dtype=False)
+
+
+def test_our_accuracies_beside_those_of_robustbench() -> None:
+    ours = pd.DataFrame(0.5, index=["plain", "mtlat"], columns=["clean", *FIFTEEN])
+    ours.loc["mtlat", "fog"] = 0.8
+    found = published.beside_robustbench(ours, "small network, radius 4/255")
+    assert list(found) == ["source", "model", "clean", "mean", "differs"]
+    assert found["source"].tolist() == 2 * ["this project"] + 2 * ["RobustBench"]
+    assert found["model"].tolist()[:3] == ["plain", "mtlat", "Standard"]
+    assert found["mean"].tolist()[:2] == pytest.approx([0.5, 0.52])
+    assert found["clean"].tolist() == pytest.approx([0.5, 0.5, 0.9478, 0.9656])
+    assert found["mean"].tolist()[2:] == pytest.approx([0.7346, 0.9278], abs=1e-3)
+    assert found["differs"].tolist()[:2] == 2 * ["small network, radius 4/255"]
+    assert (
+        found["differs"].str.contains("WideResNet-28-10; all training images of CIFAR-10").sum()
+        == 1
+    )
+    with pytest.raises(ValueError, match="a column for each of clean"):
+        published.beside_robustbench(ours.drop(columns="clean"), "")
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        published.beside_robustbench(100 * ours, "")
+    with pytest.raises(ValueError, match="without NaN"):
+        published.beside_robustbench(ours.replace(0.8, np.nan), "")
+    with pytest.raises(UnknownNameError, match="imagenet"):
+        published.beside_robustbench(ours, "", "cifar100")
+
+
+@pytest.mark.parametrize("data", published.ROBUSTBENCH)
+def test_the_models_that_are_shown_are_standard_and_the_best(data: str) -> None:
+    models = published.load(data, "RobustBench")[FIFTEEN].mean(axis=1).droplevel("paper")
+    standard, best = published.ROBUSTBENCH[data]
+    assert standard.startswith("Standard")
+    assert models.idxmax() == best
 
 
 # --- The script that makes the table -------------------------------------------------------------

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from robustlib import corruptions
 from robustlib.core import paths
 from robustlib.core.checks import (
     check_flag,
     check_name,
+    check_names,
     check_nonempty,
     check_number,
     check_seed,
@@ -24,6 +26,7 @@ from robustlib.core.checks import (
 )
 
 FILE = "data/published.csv"
+DATA = ("cifar10", "cifar100", "imagenet", "imagenet100")
 COLUMNS = ("source", "data", "paper", "model", "corruption", "accuracy")
 
 # Adversarially trained models of Kireev et al. 2022 -> the model trained likewise, but without.
@@ -53,6 +56,20 @@ LISTED_TWICE = (
     "rlat-eps=0.08",
     "rlat-eps=0.05-augmix",
 )
+
+# The standard model and the best on average of RobustBench, by its `model_info`, and what they are.
+ROBUSTBENCH = {
+    "cifar10": {
+        "Standard": "WideResNet-28-10",
+        "Diffenderfer2021Winning_LRR_CARD_Deck": "pruned WideResNet-18s, an ensemble of six",
+    },
+    "imagenet": {
+        "Standard_R50": "ResNet-50",
+        "Tian2022Deeper_DeiT-B": "DeiT Base",
+    },
+}
+
+LEVELS = {"plain": False, "general level out": True}  # -> `partial` of `correlation`
 
 _BLOCK = 1000  # permutations at a time, so that memory doesn't grow with their number
 
@@ -314,6 +331,170 @@ def compare_gains(first: pd.Series, second: pd.Series, *, margin: float = 1.0) -
     clear = (one.abs() > margin) & (other.abs() > margin)
     said = np.where(one * other < 0, "differ", np.where(one > 0, "both gain", "both lose"))
     return pd.Series(np.where(clear, said, "undecided"), index=shared, name="gains")
+
+
+def predicted_correlations(overlap: pd.DataFrame, data: str) -> pd.DataFrame:
+    """Do our overlaps predict which corruptions go together across public models?
+
+    The yardstick is how well public models on each of the other data sets predict it.
+
+    Args:
+        overlap: symmetric, four or more of the fifteen corruptions by themselves, each with a
+            score, such as `Atlas.overlap` of them.
+        data: of the public models, as in `load`.
+
+    Returns a frame with two rows, for the plain `correlation` and for the one with the general
+    level taken out, for each predictor. Columns: correlation ("plain" or "general level out"),
+    predicted by ("our overlap", "models on cifar100" and so on), r and p of `mantel`, low and high
+    of its `jackknife_interval` over the papers of `data` (95 %, cut at -1 and 1; the general level
+    is that over the corruptions that entered), and corruptions, how many entered.
+
+    Raises:
+        ValueError: an overlap that isn't symmetric, too small or without a score somewhere, or
+            data of too few papers (imagenet100).
+        UnknownNameError: unknown data, or a corruption that is none of the fifteen.
+    """
+    fifteen = corruptions.names("imagenet_c_15")
+    accuracy = load(data)[list(fifteen)]
+    check_names([str(name) for name in overlap.index], fifteen, "corruption")
+    _symmetric(overlap)
+    if overlap.isna().any(axis=None):
+        unscored = overlap.index[overlap.isna().any()]
+        raise ValueError(f"overlaps without a score, of {', '.join(unscored)}: leave them out.")
+    others = [other for other in DATA if other != data]
+    rows = []
+    for level, partial in LEVELS.items():
+        outside = correlation(accuracy, partial=partial)
+        inside = {"our overlap": overlap}
+        for other in others:
+            theirs = load(other)[list(fifteen)]
+            inside[f"models on {other}"] = correlation(theirs, partial=partial)
+        for predictor, matrix in inside.items():
+            names = list(matrix)
+            test = mantel(matrix, outside.loc[names, names])
+            low, high = _interval_of_r(matrix, accuracy[names], partial=partial)
+            row = {"correlation": level, "predicted by": predictor, "r": test.r}
+            rows.append(row | {"low": low, "high": high, "p": test.p, "corruptions": len(names)})
+    return pd.DataFrame(rows)
+
+
+def _interval_of_r(
+    matrix: pd.DataFrame, accuracy: pd.DataFrame, *, partial: bool
+) -> tuple[float, float]:
+    def r(models: pd.DataFrame) -> float:
+        return mantel(matrix, correlation(models, partial=partial), permutations=1).r
+
+    _, low, high = jackknife_interval(accuracy, r)
+    return max(-1.0, low), min(1.0, high)
+
+
+def beside_kireev(
+    ours: pd.DataFrame, model: str = "linf-at-eps=1.0/255", data: str = "cifar10"
+) -> pd.DataFrame:
+    """Our gains by adversarial training beside those of one model of Kireev et al. 2022.
+
+    Args:
+        ours: a row for each corruption, indexed by its name, with the columns gain, low and high,
+            in points of accuracy.
+        model: one of `ADVERSARIAL[data]`; its radius stands in its name.
+        data: "cifar10" or "imagenet100".
+
+    Returns `ours` with two columns more: kireev, their gain in points (NaN where they have none),
+    and agreement, as from `compare_gains` (which looks at the gain, not at its interval; `signs`
+    does).
+
+    Raises:
+        ValueError: no such columns, or no corruption in common.
+        UnknownNameError: unknown data or model.
+    """
+    _check_gains(ours)
+    gains = adversarial_gains(data).droplevel("reference")
+    theirs = gains.T[check_name(model, gains.index, "model of Kireev et al. 2022")]
+    return ours.assign(kireev=theirs, agreement=compare_gains(ours["gain"], theirs))
+
+
+def signs(ours: pd.DataFrame, *, margin: float = 0.5) -> pd.DataFrame:
+    """Where the gains of all models of Kireev et al. 2022 agree with ours in sign.
+
+    A sign counts only where our interval excludes 0 and theirs, which has no interval, is beyond
+    the margin (half a point is this project's choice).
+
+    Args:
+        ours: as in `beside_kireev`.
+        margin: gains and losses of theirs up to this size, in points, count as none.
+
+    Returns a frame with a row for each adversarially trained model of both data sets and each
+    corruption that both have. Columns: data, model, reference (its counterpart without adversarial
+    examples), corruption, theirs (gain in points), gain, low, high (ours), and agreement: "agree",
+    "differ" or "undecided".
+
+    Raises:
+        ValueError: no such columns, no corruption in common, or a bad margin.
+    """
+    _check_gains(ours)
+    margin = check_number(margin, "margin", low=0, unit="points")
+    parts = []
+    for data in ADVERSARIAL:
+        gains = adversarial_gains(data)
+        shared = [name for name in ours.index if name in gains]
+        if not shared:
+            raise ValueError(f"no corruption in common: {list(ours.index)} and {list(gains)}.")
+        part = gains[shared].melt(var_name="corruption", value_name="theirs", ignore_index=False)
+        parts.append(part.reset_index().assign(data=data))
+    table = pd.concat(parts, ignore_index=True)
+    table = table.join(ours[["gain", "low", "high"]], on="corruption")
+    counts = ((table["low"] > 0) | (table["high"] < 0)) & (table["theirs"].abs() > margin)
+    same = table["gain"] * table["theirs"] > 0
+    table["agreement"] = np.where(counts, np.where(same, "agree", "differ"), "undecided")
+    first = ["data", "model", "reference", "corruption"]
+    return table[first + [name for name in table if name not in first]]
+
+
+def beside_robustbench(ours: pd.DataFrame, differs: str, data: str = "cifar10") -> pd.DataFrame:
+    """Our accuracies beside those of RobustBench's standard model and of its best.
+
+    The best has the highest mean over the fifteen corruptions.
+
+    Args:
+        ours: a row for each model, indexed by its name, with the columns "clean" and one for each
+            of the fifteen corruptions, averaged over severities 1 to 5; values in [0, 1].
+        differs: our network and training data in words, and the radius, if there is one.
+        data: "cifar10" or "imagenet".
+
+    Returns a frame with a row for each model, ours first. Columns: source, model, clean, mean (over
+    the fifteen), both in [0, 1], and differs, which says for RobustBench what the other columns
+    don't.
+
+    Raises:
+        ValueError: a missing column, or values outside [0, 1] or NaN.
+        UnknownNameError: other data.
+    """
+    words = ROBUSTBENCH[check_name(data, ROBUSTBENCH, "data set")]
+    theirs = load(data, "RobustBench").droplevel("paper").loc[list(words)]
+    missing = [str(name) for name in theirs if name not in ours]
+    if missing:
+        raise ValueError(f"our accuracies need a column for each of {', '.join(missing)}.")
+    accuracy = pd.concat({"this project": ours[list(theirs)], "RobustBench": theirs})
+    if not ((accuracy >= 0) & (accuracy <= 1)).all(axis=None):
+        raise ValueError("accuracies must be in [0, 1], without NaN.")
+    table = accuracy.rename_axis(["source", "model"])[["clean"]]
+    table["mean"] = accuracy.drop(columns="clean").mean(axis=1)
+    images = "CIFAR-10" if data == "cifar10" else "ImageNet"
+    table["differs"] = [differs] * len(ours) + [
+        f"{network}; all training images of {images}; the files of {images}-C; no radius"
+        for network in words.values()
+    ]
+    return table.reset_index()
+
+
+def _check_gains(ours: pd.DataFrame) -> None:
+    check_nonempty(list(ours.index), "the list of our corruptions")
+    missing = [name for name in ("gain", "low", "high") if name not in ours]
+    if missing:
+        raise ValueError(
+            f"our gains need the columns gain, low and high, in points; {', '.join(missing)} "
+            f"missing of {', '.join(map(str, ours.columns))}."
+        )
 
 
 def _symmetric(matrix: pd.DataFrame) -> np.ndarray:
