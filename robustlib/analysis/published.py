@@ -346,8 +346,8 @@ def predicted_correlations(overlap: pd.DataFrame, data: str) -> pd.DataFrame:
     Returns a frame with two rows, for the plain `correlation` and for the one with the general
     level taken out, for each predictor. Columns: correlation ("plain" or "general level out"),
     predicted by ("our overlap", "models on cifar100" and so on), r and p of `mantel`, low and high
-    of its `jackknife_interval` over the papers of `data` (95 %, cut at -1 and 1; the general level
-    is that over the corruptions that entered), and corruptions, how many entered.
+    of its `jackknife_interval` over the papers of `data` (95 %, cut at -1 and 1), and corruptions,
+    how many entered. The general level is that over all fifteen.
 
     Raises:
         ValueError: an overlap that isn't symmetric, too small or without a score somewhere, or
@@ -372,7 +372,7 @@ def predicted_correlations(overlap: pd.DataFrame, data: str) -> pd.DataFrame:
         for predictor, matrix in inside.items():
             names = list(matrix)
             test = mantel(matrix, outside.loc[names, names])
-            low, high = _interval_of_r(matrix, accuracy[names], partial=partial)
+            low, high = _interval_of_r(matrix, accuracy, partial=partial)
             row = {"correlation": level, "predicted by": predictor, "r": test.r}
             rows.append(row | {"low": low, "high": high, "p": test.p, "corruptions": len(names)})
     return pd.DataFrame(rows)
@@ -382,7 +382,8 @@ def _interval_of_r(
     matrix: pd.DataFrame, accuracy: pd.DataFrame, *, partial: bool
 ) -> tuple[float, float]:
     def r(models: pd.DataFrame) -> float:
-        return mantel(matrix, correlation(models, partial=partial), permutations=1).r
+        outside = correlation(models, partial=partial).loc[list(matrix), list(matrix)]
+        return mantel(matrix, outside, permutations=1).r
 
     _, low, high = jackknife_interval(accuracy, r)
     return max(-1.0, low), min(1.0, high)
