@@ -33,7 +33,8 @@ from robustlib.core import paths
 from robustlib.core.inference import device_of, evaluating, right
 from robustlib.core.store import Store
 from robustlib.models import Classifier
-from robustlib.recipes import MTLAT, Standard
+from robustlib.recipes import Standard
+from robustlib.recipes.suite import suite
 from robustlib.study.declarations import declared
 from robustlib.study.results import provenance
 from robustlib.training import Budget, train
@@ -83,9 +84,7 @@ def models(device: str = "auto") -> tuple[list[Classifier], data.Dataset]:
     path = paths.project_root() / "notebooks" / NOTEBOOK
     given: dict[str, Any] = {name: item.default for name, item in declared(path).items()}
     dataset = data.load(given["dataset"], n_train=given["n_train"], n_test=given["n_test"])
-    mtlat = MTLAT(
-        alpha=given["mixup_alpha"], eps=given["eps_train"], label_weight=given["label_weight"]
-    )
+    mtlat = suite(given["hyperparameters"])["mtlat_weight"]
     shared = {"batch_size": given["batch_size"], "augmentation": given["augmentation"]}
     fixed: dict[str, Any] = {
         "architecture": given["architecture"],

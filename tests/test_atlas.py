@@ -46,6 +46,18 @@ def evaluation(copies: int = 40, seeds: int = 3) -> Evaluation:
     return Evaluation(table, np.array(correct), computed=0)
 
 
+def test_redundancy_by_hand() -> None:
+    """Of two corruptions that overlap by .375, 1 / .6875 = 1.4545 are left: .2727 are redundant."""
+    found = atlas(evaluation())
+    outcome = found.redundancy(["a", "b", "none"])
+    assert float(outcome.value) == pytest.approx(1 - 1 / 0.6875 / 2, abs=1e-6)
+    assert float(outcome.low) < float(outcome.value) < float(outcome.high)
+    assert str(outcome.verdict()) == "contradicted"
+    nothing = found.redundancy(["a", "none"])
+    assert np.isnan(nothing.value)
+    assert str(nothing.verdict()) == "undecided"
+
+
 def test_tables_by_hand() -> None:
     """Own gains .4 and .4; the halves are 2/4 for a on b and 1/4 for b on a: overlap .375."""
     found = atlas(evaluation())

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robustlib.analysis.hypotheses import Outcome, superiority_of_largest
+from robustlib.analysis.hypotheses import Outcome, superiority, superiority_of_largest
 from robustlib.analysis.overlap import (
     OverlapIntervals,
     clipped_interval,
     directed,
+    from_clear_overlaps,
     overlap_intervals,
     signed_overlaps,
     symmetric,
@@ -120,6 +121,26 @@ class Atlas:
             "corruptions": len(chosen),
         }
 
+    def redundancy(self, corruptions: Sequence[str]) -> Outcome:
+        """Are some corruptions worth fewer than half as many without overlap?
+
+        Measured is 1 - effective number (order 1) / number, of those that are `scored`, from the
+        clear overlaps only (`overlap.from_clear_overlaps`), so that noise doesn't speak for it. A
+        single number, it needs no allowance for many pairs, as `largest` does.
+
+        Returns the outcome of superiority over one half (this project's threshold); NaN, and so
+        undecided, if no two of them have a score.
+        """
+        chosen = [name for name in self.scored if name in corruptions]
+        if len(chosen) < 2:
+            return self._unknown("superiority")
+
+        def redundant(overlaps: np.ndarray) -> np.ndarray:
+            return 1 - np.asarray(effective_number(overlaps)) / len(chosen)
+
+        found = from_clear_overlaps(redundant, self._part(chosen), self.normalise)
+        return superiority(found, threshold=0.5)
+
     def largest(self, corruptions: Sequence[str], *, threshold: float) -> Outcome:
         """Does the largest true overlap of two of some corruptions exceed a threshold?
 
@@ -133,8 +154,7 @@ class Atlas:
         """
         chosen = [name for name in self.scored if name in corruptions]
         if len(chosen) < 2:
-            none, seeds, images = np.array(np.nan), len(self.correct), self.correct.shape[-1]
-            return Outcome(_TEST, none, none, none, 0.0, none, np.array(False), seeds, images)
+            return self._unknown(_TEST)
         pairs = np.triu_indices(len(chosen), 1)
         signed = signed_overlaps(self._part(chosen), self.normalise)[pairs]
         return superiority_of_largest(signed, threshold=threshold)
@@ -158,6 +178,11 @@ class Atlas:
             accuracy = np.tensordot(of_seeds, correct @ counts, axes=1)
             found.append(_clipped(accuracy, self.normalise))
         return np.array(found)
+
+    def _unknown(self, test: str) -> Outcome:
+        """The outcome of a test for which nothing has a score."""
+        none, seeds, images = np.array(np.nan), len(self.correct), self.correct.shape[-1]
+        return Outcome(test, none, none, none, 0.0, none, np.array(False), seeds, images)
 
     def _part(self, names: Sequence[str]) -> np.ndarray:
         """`correct` for some of the corruptions."""

@@ -137,35 +137,50 @@ def signed_overlaps(correct: np.ndarray, normalise: str = "ratio") -> MeanOfRati
     return _signed(_gain_estimates(correct, normalise))
 
 
-def clipped_interval(
-    function: Callable[[np.ndarray], np.ndarray], correct: np.ndarray, normalise: str = "ratio"
-) -> Interval:
+Number = Callable[[np.ndarray], np.ndarray]
+"""Maps overlaps (..., K, K), clipped to [0, 1], to numbers (...), say the effective number."""
+
+
+def clipped_interval(function: Number, correct: np.ndarray, normalise: str = "ratio") -> Interval:
     """95 % interval of a number that falls as overlaps rise, such as the effective number.
 
     Noise around a true overlap of 0 is clipped to something positive, so many pairs that don't
     overlap look as if they did a little, and the number too small by more than an interval about
-    it tells. So the lower end is that of the number of all overlaps, the upper end that of the
-    number with those overlaps at 0 whose own interval isn't above 0 (this project's choice).
+    it tells. So the lower end is that of the number of all overlaps, the upper end that of
+    `from_clear_overlaps` (this project's choice).
 
     Args:
-        function: maps overlaps (..., K, K), clipped to [0, 1], to numbers (...), for instance
-            `selection.effective_number`.
+        function: see `Number`.
         correct: as in `overlap_intervals`, of corruptions that all have a score.
         normalise: as in `overlapping_scores`.
 
     Errors as for `overlap_intervals`.
     """
-    clear = signed_overlaps(correct, normalise).interval().low > 0
-
-    def of(kept: np.ndarray | bool) -> Interval:
-        def statistic(accuracy: np.ndarray) -> np.ndarray:
-            scores = symmetric(directed(accuracy, normalise, 0.0))
-            return function(np.where(kept, np.minimum(scores, 1), 0))
-
-        return jackknife(statistic, correct).interval()
-
-    every, certain = of(True), of(clear | clear.T | np.eye(len(clear), dtype=bool))
+    every = _from_overlaps(function, correct, normalise, True).interval()
+    certain = from_clear_overlaps(function, correct, normalise).interval()
     return Interval(every.estimate, every.low, certain.high, every.seeds, every.images)
+
+
+def from_clear_overlaps(
+    function: Number, correct: np.ndarray, normalise: str = "ratio"
+) -> Estimate:
+    """A number of overlaps, with those at 0 whose own 95 % interval isn't above 0.
+
+    It errs on the side of no overlap. Args and errors as for `clipped_interval`.
+    """
+    clear = signed_overlaps(correct, normalise).interval().low > 0
+    kept = clear | clear.T | np.eye(len(clear), dtype=bool)
+    return _from_overlaps(function, correct, normalise, kept)
+
+
+def _from_overlaps(
+    function: Number, correct: np.ndarray, normalise: str, kept: np.ndarray | bool
+) -> Estimate:
+    def statistic(accuracy: np.ndarray) -> np.ndarray:
+        scores = symmetric(directed(accuracy, normalise, 0.0))
+        return function(np.where(kept, np.minimum(scores, 1), 0))
+
+    return jackknife(statistic, correct)
 
 
 def _gain_estimates(correct: np.ndarray, normalise: str) -> Estimate:
