@@ -62,7 +62,7 @@ report: $(INSTALLED)
 	@$(PY) -m robustlib.study --no-execute $(ARGS)
 
 test: $(INSTALLED)
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
