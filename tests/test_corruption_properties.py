@@ -24,7 +24,7 @@ from robustlib.corruptions.registry import REGISTRY
 from robustlib.corruptions.transforms import RandomCorruption
 
 ALL = names()
-AMOUNTS = tuple(name for name in ALL if name not in names("imagenet_c"))
+AMOUNTS = names("laugros")
 
 # Where the published tables themselves don't raise the mean change at every step.
 NOT_MONOTONE = {
@@ -107,7 +107,8 @@ def test_black_and_white_images(name: str, level: float, side: int, severity: in
 )
 def test_severity_raises_the_change(name: str, side: int) -> None:
     images = natural(96, 32) if side == 32 else natural(8, 224)
-    seeds = range(12 if name == "fog" else 1)  # one fog map is not like another
+    # One fog map is not like another, nor is one pattern.
+    seeds = range(12 if name == "fog" else 4 if info(name).family == "pattern" else 1)
     changes = [
         torch.stack([corrupt(images, name, s, seed) - images for seed in seeds]).abs().mean()
         for s in range(1, 6)

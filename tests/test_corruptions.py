@@ -193,6 +193,14 @@ def test_suites() -> None:
     assert len(names("imagenet_c_15")) == 15
     assert names("imagenet_c") == names("imagenet_c_15") + names("imagenet_c_extra")
     assert len(set(names("imagenet_c"))) == 19
+    assert set(names("imagenet_c_bar")) == {
+        *("single_frequency_greyscale", "cocentric_sine_waves", "plasma_noise", "perlin_noise"),
+        *("blue_noise_sample", "brownish_noise", "checkerboard_cutout", "sparkles"),
+        *("inverse_sparkles", "caustic_refraction"),
+    }
+    assert set(names("study")) == {*names("imagenet_c"), *names("laugros")}
+    assert len(names("study")) == 42
+    assert names() == names("all") == names("study") + names("imagenet_c_bar")
     with pytest.raises(UnknownNameError, match="imagenet_c"):
         names("imagenetc")
 
@@ -201,7 +209,7 @@ def test_families_cover_all_names_once() -> None:
     members = [name for family in families().values() for name in family]
     assert sorted(members) == sorted(ALL)
     assert set(families()) == {
-        *("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
+        *("noise", "blur", "weather", "digital", "geometric", "light", "occlusion", "pattern")
     }
     assert all(families().values())
     assert all(name in families()[info(name).family] for name in ALL)
@@ -216,7 +224,7 @@ def test_info(name: str) -> None:
     assert entry.name == name
     assert "arXiv" in entry.source
     assert entry.function.__doc__
-    assert entry.table_side(224) == (224 if name in names("imagenet_c") else None)
+    assert entry.table_side(224) == (None if name in names("laugros") else 224)
     for side in (16, 32, 64, 224, 512):
         rows = entry.parameters(side)
         assert len(rows) == 5
@@ -328,7 +336,7 @@ def test_random_severity(name: str) -> None:
     out = corrupt(images, name, "random", seed=2)
     parts = [corrupt(images[i], name, "random", seed=2, ids=ids[i]) for i in ids.split([5, 19])]
     assert torch.equal(torch.cat(parts), out)
-    if name in names("imagenet_c"):
+    if name not in names("laugros"):
         levels = [corrupt(images, name, s, seed=2) for s in SEVERITIES]
         hits = [[torch.equal(o, level[i]) for level in levels] for i, o in enumerate(out)]
         assert all(map(any, hits))

@@ -26,9 +26,20 @@ from robustlib.core.checks import (
 )
 from robustlib.core.identity import Registry, fingerprint
 from robustlib.core.randomness import Stream, derive_seed
-from robustlib.corruptions import blur, digital, geometric, light, noise, occlusion, weather
+from robustlib.corruptions import (
+    blur,
+    digital,
+    geometric,
+    light,
+    noise,
+    occlusion,
+    patterns,
+    weather,
+)
 from robustlib.corruptions.registry import (
     FAMILIES,
+    IMAGENET_C,
+    IMAGENET_C_BAR,
     OVERLAP,
     REGISTRY,
     AmountRange,
@@ -62,7 +73,7 @@ _NOC = (
 )
 
 # Importing a family's module enters its corruptions into the registry.
-_MODULES = (noise, blur, weather, digital, geometric, light, occlusion)
+_MODULES = (noise, blur, weather, digital, geometric, light, occlusion, patterns)
 
 # On a CPU images go through in pieces, so that each thread's values stay in its cache.
 _CPU_PIECE = 2**18
@@ -74,12 +85,18 @@ Severity = int | Literal["random"]
 def _suites() -> dict[str, tuple[str, ...]]:
     order = {family: i for i, family in enumerate(FAMILIES)}
     every = tuple(sorted(REGISTRY, key=lambda name: order[REGISTRY[name].family]))
+
+    def of(*sources: str) -> tuple[str, ...]:
+        return tuple(name for name in every if REGISTRY[name].source in sources)
+
     return {
         "all": every,
+        "study": of(IMAGENET_C, OVERLAP),
         "imagenet_c": _IMAGENET_C_15 + _IMAGENET_C_EXTRA,
         "imagenet_c_15": _IMAGENET_C_15,
         "imagenet_c_extra": _IMAGENET_C_EXTRA,
-        "laugros": tuple(name for name in every if REGISTRY[name].source == OVERLAP),
+        "imagenet_c_bar": of(IMAGENET_C_BAR),
+        "laugros": of(OVERLAP),
         "noc": _NOC,
     }
 
@@ -97,7 +114,9 @@ def names(suite: str = "all") -> tuple[str, ...]:
 
     "all"; "imagenet_c", the nineteen of Hendrycks and Dietterich (2019); "imagenet_c_15", its
     fifteen main ones; "imagenet_c_extra", its four extra ones; "laugros", the candidates of
-    Laugros et al. (2021); "noc", the eight of them in ImageNet-NOC. Where both papers have a
+    Laugros et al. (2021); "noc", the eight of them in ImageNet-NOC; "study", the 42 of
+    "imagenet_c" and "laugros", which this project trains on and compares; "imagenet_c_bar", the
+    ten of Mintun et al. (2021), chosen to be unlike ImageNet-C. Where the first two papers have a
     name, that of ImageNet-C keeps it: the others are laugros_brightness, laugros_contrast and
     laugros_pixelate.
     Raises `UnknownNameError` for another suite.
@@ -216,11 +235,10 @@ def corrupt(
     """Return a corrupted copy of a batch.
 
     images: float32 (N, 3, H, W) in [0, 1], on any device; never modified. name: one of
-    `names()`. severity: 1 to 5, or "random" for one drawn for each image: evenly from 1 to 5 for
-    the corruptions of ImageNet-C, an amount even over the published range for those of
-    Laugros et al. seed: any int. ids: (N,) whole numbers, the identity of each image, say its
-    index in the test set; positions 0 .. N - 1 if None, which ties the result to the order of
-    the batch.
+    `names()`. severity: 1 to 5, or "random" for one drawn for each image: an amount even over
+    the published range for the corruptions of Laugros et al., evenly from 1 to 5 for the others.
+    seed: any int. ids: (N,) whole numbers, the identity of each image, say its index in the test
+    set; positions 0 .. N - 1 if None, which ties the result to the order of the batch.
     severities_for: take the severities meant for images of this side in pixels; None for that
     of these images, which is the shorter one (see `CorruptionInfo.parameters` and
     `CorruptionInfo.table_side`). options: those of the corruption, `info(name).options`:

@@ -13,10 +13,12 @@ from torch import Tensor
 from robustlib.core.checks import check_name, check_whole, keyword_options
 from robustlib.core.identity import Registry
 
-FAMILIES = ("noise", "blur", "weather", "digital", "geometric", "light", "occlusion")
+FAMILIES = ("noise", "blur", "weather", "digital", "geometric", "light", "occlusion", "pattern")
 
 # Its severities are published for 32 (CIFAR-10-C), 64 (Tiny ImageNet-C) and 224 pixels.
 IMAGENET_C = "Hendrycks and Dietterich 2019, arXiv 1903.12261 (ImageNet-C)"
+# Its severities are published for 224 pixels, those of five corruptions for 32 too.
+IMAGENET_C_BAR = "Mintun, Kirillov and Xie 2021, arXiv 2102.11273 (ImageNet-C-bar)"
 OVERLAP = "Laugros, Caplier and Ospici 2021, arXiv 2105.12357 (overlapping score)"
 
 Parameters = tuple[dict[str, Any], ...]
@@ -85,15 +87,16 @@ class CorruptionInfo:
         """The parameters at severity 1 .. 5 for images of `image_side` pixels.
 
         For an image that isn't square, the side is the shorter one. Severities of ImageNet-C
-        come from the table of `table_side(image_side)`, the others are five even steps
-        through the published range.
+        and ImageNet-C-bar come from the table of `table_side(image_side)`, those of Laugros et
+        al. are five even steps through the published range.
         """
         return self.strengths.parameters(check_whole(image_side, "image_side", low=1))
 
     def table_side(self, image_side: int) -> int | None:
         """The image side whose published table is used, 32, 64 or 224; None if there is none.
 
-        It is the nearest in ratio: 45 px take the table of 32, 46 px that of 64.
+        It is the nearest in ratio of those that there are: for a corruption of ImageNet-C, 45 px
+        take the table of 32, 46 px that of 64.
         """
         image_side = check_whole(image_side, "image_side", low=1)
         if isinstance(self.strengths, AmountRange):
