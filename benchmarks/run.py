@@ -263,7 +263,7 @@ def precision() -> str:
 
 RECIPES: tuple[Recipe, ...] = (
     Standard(),
-    Augmented(corruptions.names()),
+    Augmented(corruptions.names("study")),
     Mixup(),
     LabelSmoothing(),
     FGSM(),
