@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustlib.card import Preparation, card_model, load_model
+from robustlib.card.weights import with_new_densenet_names
 from robustlib.core.checks import UnknownNameError
 from robustlib.models import build, wrap
 
@@ -164,6 +166,17 @@ def test_a_classifier_that_is_there_already() -> None:
     assert (model.outputs, model.preparation) == (5, Preparation())
     with pytest.raises(ValueError, match=r"mine fails on one black image of 3 x 16 x 16.*size"):
         card_model(wrap(linear(), name="mine"), image_size=16)
+
+
+def test_the_old_names_of_densenet() -> None:
+    from torchvision.models import densenet121
+
+    with torch.device("meta"):
+        own = densenet121().state_dict()
+    old = {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", name): own[name] for name in own}
+    assert "features.denseblock4.denselayer16.norm.1.weight" in old
+    assert list(with_new_densenet_names(old)) == list(own)
+    assert list(with_new_densenet_names(own)) == list(own)
 
 
 # --- Pickles --------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def test_outputs_that_are_counted_from_one() -> None:
     split = levels(24, 24, spread=0.002)
     shifted = [(i + 1) % 24 for i in range(24)]
     (slip,) = slips(reader(PLAIN, PLAIN, shifted), CardImages(split, names))
-    assert "with the classes an output further" in slip.found
+    assert "with the classes each moved to the next output" in slip.found
 
 
 def test_one_image_of_each_class_tells_no_order() -> None:
@@ -199,6 +199,18 @@ def test_one_image_of_each_class_tells_no_order() -> None:
     order = list(reversed(range(24)))
     found = slips(reader(PLAIN, PLAIN, order), CardImages(levels(24, 24, spread=0.002), names))
     assert kinds(found) == ["chance"]
+    assert "names 24 different classes, so they may be in another order" in found[0].found
+
+
+def test_a_model_is_asked_for_three_times_the_images() -> None:
+    asked = []
+
+    def network(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return Reader(PLAIN, SHUFFLED)(images)
+
+    slips(of(network), CardImages(levels(1000, 10), NAMES))
+    assert sum(asked[1:]) <= 3.1 * 200  # the first is the black image
 
 
 # --- Outputs --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from robustlib.card.weights import (
     outputs_of,
     read_object,
     state_dict_of,
+    with_new_densenet_names,
     without_prefixes,
 )
 from robustlib.core.checks import UnknownNameError, check_flag, check_whole
@@ -181,8 +182,9 @@ def card_model(classifier: Classifier, *, image_size: int) -> CardModel:
 
 
 def _reason(error: Exception) -> str:
+    kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    return f"{kind}: {lines[-1].removeprefix(f'{kind}: ')}" if lines else kind
 
 
 _Found = tuple[nn.Module, str, list[str]]  # the network, its architecture, notes
@@ -206,6 +208,8 @@ def _find(spec: str, weights: Path | None, image_size: int, trust: bool) -> _Fou
             "downloaded."
         )
     found, notes = _read(weights, trust)
+    if name.startswith("densenet"):
+        found = with_new_densenet_names(found)
     network = make(_BUILT_FOR)
     outputs = outputs_of(without_prefixes(found, network)[0], network, _BUILT_FOR)
     if outputs != _BUILT_FOR:

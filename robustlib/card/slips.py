@@ -64,7 +64,7 @@ def slips(model: CardModel, images: CardImages, *, n: int = 200) -> list[Slip]:
     project's choice.
 
     Args:
-        model: asked for about 2.5 times `n` images.
+        model: asked for about three times `n` images.
         images: loaded for this model.
         n: how many of the images are looked at, the first ones; 200 tell a loss of 8 points.
 
@@ -246,8 +246,8 @@ def _usual_orders(
         words: np.argsort(sorted(given, key=lambda i: key(classes[i])))
         for words, key in _SORTED.items()
     }
-    found["an output further"] = np.append(given[1:], _NO_OUTPUT)
-    found["an output before"] = np.append(_NO_OUTPUT, given[:-1])
+    found["each moved to the next output"] = np.append(given[1:], _NO_OUTPUT)
+    found["each moved to the output before"] = np.append(_NO_OUTPUT, given[:-1])
     return [
         _Order(words, positions, predicted == labels, predicted == positions[labels])
         for words, positions in found.items()
@@ -345,6 +345,12 @@ def _near_chance(
     if counts.max() >= 0.9 * len(predicted):
         name = classes[outputs[counts.argmax()]]
         found += f" The model names {name!r} for {counts.max()} of them."
+    present, images = np.unique(labels, return_counts=True)
+    if len(outputs) >= len(present) / 2 and np.sum(images == 1) > len(present) / 2:
+        found += (
+            f" It names {len(outputs)} different classes, so they may be in another order, which "
+            "takes two or more images of each to tell."
+        )
     yield Slip(
         "chance",
         found,

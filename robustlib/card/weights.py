@@ -130,6 +130,12 @@ def _all_start(names: Iterable[str], prefix: str) -> bool:
     return all(name.startswith(prefix) for name in names)
 
 
+def with_new_densenet_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` with "norm1" for the "norm.1" that torchvision's published DenseNets have."""
+    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+    return {old.sub(r"\1\2", name): value for name, value in weights.items()}
+
+
 def outputs_of(weights: Mapping[str, Tensor], network: nn.Module, built_for: int) -> int:
     """Number of outputs that `weights` are for, seen from a network built for another number.
 
