@@ -222,6 +222,19 @@ def test_the_atlas_shown_is_that_of_the_run_of_record() -> None:
     assert f"all fifteen by {100 * chosen.rmse:.1f} points" in text
     assert f"better than {100 * chosen.better_than_random:.0f} % of all choices of four" in text
     assert f"in hindsight misses it by {100 * best.rmse:.1f}." in text
+    apart = four.loc["least overlap within (NOC's idea)"]
+    assert f"overlap least misses it by {100 * apart.rmse:.1f} points, better than " in text
+    assert f"points, better than {100 * apart.better_than_random:.0f} %." in text
+    claims = pd.read_csv(folder / "claims_overlap.csv").set_index("measure")
+    share = claims.loc["share of 15 corruptions of ImageNet-C that is redundant"]
+    assert f"fewer than half as many is **{share.verdict}**" in text
+    ends = f"{100 * share.low:.0f} to {100 * share.high:.0f}"
+    assert f"{100 * share.value:.0f} % of them ({ends}) are redundant" in text
+    agreement = pd.read_csv(folder / "overlap_agreement.csv")
+    between = agreement.loc[agreement["of"].str.startswith("seeds"), "spearman"]
+    assert "rank correlations of {:.2f}, {:.2f} and {:.2f}".format(*between) in text
+    models = pd.read_csv(folder / "overlap_accuracy.csv")
+    assert f"{len(models) * share.seeds:.0f} networks" in " ".join(README.split())
 
 
 def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
