@@ -33,7 +33,7 @@ MARGIN = 0.03
 """Gain in accuracy below which another preparation is of no interest."""
 
 _BATCH = 50
-_SCREENED = 50  # images on which every preparation is tried
+_SCREENED = 20  # images on which every preparation is tried; by likelihood these are enough
 _NO_OUTPUT = -2  # of a class in another order; unlike the -1 of a prediction that isn't finite
 
 
@@ -56,7 +56,9 @@ class Slip:
 def slips(model: CardModel, images: CardImages, *, n: int = 200) -> list[Slip]:
     """What looks wrong in how a model and its images were put together; empty if nothing does.
 
-    Another preparation is named if it makes more of the same images right: by `MARGIN`, and by
+    Of the preparations in `USUAL`, and the given one with red and blue exchanged, the one that
+    makes the labels of the first twenty images most likely is tested on all of them. It is named
+    if it makes more of these right than the given one: by `MARGIN`, and by
     McNemar's exact test at `ALPHA`, divided by the number of alternatives (Bonferroni); where the
     accuracy is near chance, it must also lead at least halfway from chance to 1. Another order of
     classes must pass the same test, lead as far, and take away half of the errors; one that was
@@ -64,7 +66,7 @@ def slips(model: CardModel, images: CardImages, *, n: int = 200) -> list[Slip]:
     project's choice.
 
     Args:
-        model: asked for about three times `n` images.
+        model: asked for `n` images and 100 more, and for another `n` if a preparation looks better.
         images: loaded for this model.
         n: how many of the images are looked at, the first ones; 200 tell a loss of 8 points.
 
@@ -90,7 +92,7 @@ def slips(model: CardModel, images: CardImages, *, n: int = 200) -> list[Slip]:
         if order is not None:
             found.append(_order_slip(order, predicted, labels, images.classes))
             labels = order.positions[labels]
-        found += _preparation(model, split, predicted, labels)
+        found += _preparation(model, split, logits, labels)
     if not any(slip.kind in ("class order", "preparation") for slip in found):
         found += _near_chance(predicted, labels, images.classes)
     return found
@@ -145,20 +147,21 @@ def _unsteady(model: CardModel, split: Split) -> Iterator[Slip]:
 
 
 def _preparation(
-    model: CardModel, split: Split, predicted: np.ndarray, labels: np.ndarray
+    model: CardModel, split: Split, logits: Tensor, labels: np.ndarray
 ) -> Iterator[Slip]:
     given = model.preparation
     usual = {name: replace(one, bgr=given.bgr) for name, one in USUAL.items()}
     others = {name: one for name, one in usual.items() if one != given}
     channels = "red, green and blue" if given.bgr else "blue, green and red"
     others[f"{channels} in this order"] = replace(given, bgr=not given.bgr)
-    right = predicted == labels
+    right = _named(logits) == labels
     few = split.first(_SCREENED)
-    screened = {
-        name: _named(_ask(model, one, few)) == labels[: len(few)] for name, one in others.items()
+    likely = {
+        name: _log_likelihood(_ask(model, one, few), labels[: len(few)])
+        for name, one in others.items()
     }
-    name = max(screened, key=lambda other: screened[other].mean())
-    if screened[name].mean() < right[: len(few)].mean() or right.mean() > 1 - MARGIN:
+    name = max(likely, key=lambda other: likely[other])
+    if likely[name] < _log_likelihood(logits[: len(few)], labels[: len(few)]):
         return
     better = _named(_ask(model, others[name], split)) == labels
     p = _p_value(right, better) * len(others)
@@ -170,6 +173,13 @@ def _preparation(
             f"{name} (McNemar's test, p = {p:.1g} after Bonferroni).",
             _advice(others[name], given),
         )
+
+
+def _log_likelihood(logits: Tensor, labels: np.ndarray) -> float:
+    """Mean log-probability of the labels that have an output; -inf if it isn't finite."""
+    known = np.flatnonzero(labels >= 0)
+    probabilities = logits.log_softmax(1)[known, labels[known]]
+    return float(probabilities.mean().nan_to_num(-np.inf, neginf=-np.inf))
 
 
 def _advice(better: Preparation, given: Preparation) -> str:
