@@ -10,7 +10,9 @@ import pytest
 
 from robustlib.analysis import overlapping_scores
 from robustlib.analysis.atlas import atlas, rank_correlation
+from robustlib.analysis.crossed import Interval
 from robustlib.analysis.hypotheses import ONE_SEED
+from robustlib.analysis.overlap import is_clear
 from robustlib.evaluation import COLUMNS, Evaluation
 from robustlib.study import results
 
@@ -56,6 +58,11 @@ def test_redundancy_by_hand() -> None:
     nothing = found.redundancy(["a", "none"])
     assert np.isnan(nothing.value)
     assert str(nothing.verdict()) == "undecided"
+
+
+def test_a_gain_that_is_sure_but_tiny_is_no_divisor() -> None:
+    own = Interval(np.array([0.005, 0.02, 0.02]), np.array([0.004, 0.01, -0.01]), np.ones(3), 3, 9)
+    assert is_clear(own).tolist() == [False, True, False]
 
 
 def test_tables_by_hand() -> None:

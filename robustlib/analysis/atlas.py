@@ -15,6 +15,7 @@ from robustlib.analysis.overlap import (
     clipped_interval,
     directed,
     from_clear_overlaps,
+    is_clear,
     overlap_intervals,
     signed_overlaps,
     symmetric,
@@ -46,8 +47,9 @@ class Atlas:
 
     @property
     def scored(self) -> list[str]:
-        """The corruptions whose own gain is clearly positive."""
-        return [n for n, low in zip(self.names, self.scores.own_gains.low, strict=True) if low > 0]
+        """The corruptions with a clear own gain (`overlap.is_clear`)."""
+        clear = is_clear(self.scores.own_gains)
+        return [name for name, kept in zip(self.names, clear, strict=True) if kept]
 
     def overlap(self) -> pd.DataFrame:
         """The overlapping scores of the `scored`, symmetric, 1 on the diagonal."""

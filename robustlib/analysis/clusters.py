@@ -99,7 +99,7 @@ def _check(overlap: pd.DataFrame) -> None:
         without = ", ".join(map(str, overlap.index[lacking.diagonal()])) or "off the diagonal"
         raise ValueError(
             f"overlap has pairs without a score ({without}); "
-            "leave out the corruptions whose own gain isn't clearly positive."
+            "leave out the corruptions whose own gain isn't clear."
         )
     if not np.allclose(overlap, overlap.T):
         raise ValueError("overlap must be symmetric: take the score, not its directed halves.")

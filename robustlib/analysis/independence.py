@@ -26,7 +26,7 @@ from robustlib.analysis.crossed import (
 )
 from robustlib.analysis.hypotheses import LEVEL, ONE_SEED, Outcome, equivalence
 from robustlib.analysis.metrics import accuracy_matrix
-from robustlib.analysis.overlap import normalised_gains, overlapping_scores
+from robustlib.analysis.overlap import is_clear, normalised_gains, overlapping_scores
 from robustlib.analysis.selection import choose
 from robustlib.core.checks import (
     check_name,
@@ -96,8 +96,8 @@ class Dependence:
 
     @property
     def scored(self) -> np.ndarray:
-        """bool (T,): whether both own gains are clearly positive; if not there is no score."""
-        return (self.own.interval().low > 0) & (self.own_attack.interval().low > 0)
+        """bool (T,): whether both own gains are clear (`overlap.is_clear`), as a score needs."""
+        return is_clear(self.own.interval()) & is_clear(self.own_attack.interval())
 
     def table(self, *, margin: float) -> pd.DataFrame:
         """One row a corruption, with verdicts.
@@ -113,7 +113,7 @@ class Dependence:
             antagonistic     clearly below -margin
             independent      clearly within (two one-sided tests at 5 %)
             undecided        none of these
-            no score         an own gain isn't clearly positive, or nothing was trained with it
+            no score         an own gain isn't clear, or nothing was trained with it
 
         p_holm and verdict_holm, the same with Holm's correction over all corruptions that were
         trained with; seeds; and n, the images. With one seed verdicts are `ONE_SEED`. Halves and
@@ -128,8 +128,8 @@ class Dependence:
         outcome = equivalence(self.signed, margin=margin)
         p = np.where(scored, outcome.p, 1)
         p_holm = multipletests(p, alpha=LEVEL, method="holm")[1]
-        has_own = self.own.interval().low > 0
-        attack_has_own = self.own_attack.interval().low > 0
+        has_own = is_clear(self.own.interval())
+        attack_has_own = is_clear(self.own_attack.interval())
         pairs = pd.DataFrame(
             {
                 "own_gain": self.own.value,

@@ -8,7 +8,7 @@ standard model s, and R_m(c) = A_m(c) / A_m(clean):
 
 The two terms are the directed halves: what training with the one gains on the other, as a share
 of the own gain, that is of what training with that other itself gains. Nothing bounds O above.
-A corruption whose own gain is not clearly positive has no score: its cells are NaN.
+A corruption without a clear own gain (`is_clear`) has no score: its cells are NaN.
 """
 
 from __future__ import annotations
@@ -80,13 +80,22 @@ class OverlapIntervals:
         directed: (K, K), see `directed_overlaps`; Fieller's intervals.
         overlap: (K, K), the overlapping scores, estimate and ends clamped at 0 as the score is.
 
-    Cells that need the own gain of a corruption whose own gain's 95 % interval reaches zero are
-    NaN: for a directed half, those of the corruption tested on; for the score, those of either.
+    Cells that need an own gain that isn't clear (`is_clear`) are NaN: for a directed half, that of
+    the corruption tested on; for the score, either.
     """
 
     own_gains: Interval
     directed: Interval
     overlap: Interval
+
+
+def is_clear(own_gain: Interval) -> np.ndarray:
+    """Whether own gains, with 95 % intervals, can be divided by: bool, of the same shape.
+
+    They must be clearly positive and above `MIN_GAIN`, as for `overlapping_scores`: a tiny gain
+    that is sure makes a score that is sure to explode.
+    """
+    return (own_gain.low > 0) & (own_gain.estimate > MIN_GAIN)
 
 
 def overlap_intervals(
@@ -113,7 +122,7 @@ def overlap_intervals(
     """
     gains = _gain_estimates(correct, normalise)
     own, half, signed = _own(gains), _halves(gains), _signed(gains)
-    clear = own.interval().low > 0
+    clear = is_clear(own.interval())
     return OverlapIntervals(
         own.interval(confidence=confidence),
         _where(
