@@ -7,9 +7,9 @@ others, of which 500 are attacked; the test images have no say. The rule, the sa
 written down before the results: of a recipe's candidates that lose at most `LOSS` of the standard
 model's clean accuracy, the one with the best mean of two accuracies, that over the nineteen
 corruptions of ImageNet-C at severity 3 and that under PGD at 2/255; if all lose more, the one that
-loses least. Label smoothing and AugMix keep their authors' settings, and `mtlat_augmented` takes those
-of `mtlat`. The table is `benchmarks/recipes.csv`. With one training seed, differences of a point mean
-little: what is chosen is reasonable, not best.
+loses least. Label smoothing and AugMix keep their authors' settings, and `mtlat_augmented` takes
+those of `mtlat`. The table is `benchmarks/recipes.csv`. With one training seed, differences of a
+point mean little: what is chosen is reasonable, not best.
 """
 
 from __future__ import annotations
