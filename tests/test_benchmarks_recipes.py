@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import pytest
 import yaml
 
 from benchmarks import recipes
@@ -63,7 +62,6 @@ def test_candidates_are_scored(tiny: Dataset, tmp_path: Path) -> None:
     assert table[["clean", "corrupted", "pgd"]].stack().between(0, 1).all()
 
 
-@pytest.mark.skipif(not recipes.TABLE.is_file(), reason="not measured yet")
 def test_the_record_takes_what_the_committed_table_chose() -> None:
     table = recipes.read()
     assert set(table["recipe"]) == set(recipes.GRIDS)
