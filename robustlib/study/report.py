@@ -273,9 +273,9 @@ def build_site(folder: Path, name: str, bodies: Mapping[str, str] | None = None)
         outcome = outcomes[position]
         cells = (bodies or {}).get(stem) or body(notebooks[position])
         content = f"{navigation}{_failure(outcome)}{cells}{_stamp(outcome)}{navigation}"
-        (folder / f"{stem}.html").write_text(_page(titles[position], content), encoding="utf-8")
+        (folder / f"{stem}.html").write_text(page(titles[position], content), encoding="utf-8")
     index = folder / "index.html"
-    index.write_text(_page(f"Run {name}", _index(name, stems, titles, outcomes)), encoding="utf-8")
+    index.write_text(page(f"Run {name}", _index(name, stems, titles, outcomes)), encoding="utf-8")
     return index
 
 
@@ -365,7 +365,11 @@ def _parameters(title: str, outcome: Outcome) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{_facts(outcome.parameters)}</details>"
 
 
-def _page(title: str, content: str) -> str:
+def page(title: str, content: str) -> str:
+    """A whole HTML page, styled, for desktop and phone, that fetches nothing.
+
+    `title` is plain text; `content` is HTML.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
