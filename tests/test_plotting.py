@@ -48,6 +48,44 @@ def test_image_grid_shows_every_image_under_its_labels() -> None:
     assert top < ticks["b"] < bottom
 
 
+def test_predictions_stand_below_their_image_and_at_the_height_of_their_model() -> None:
+    rows = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)]
+    columns = ["row", "column", "model", "predicted", "confidence", "right"]
+    entries = [
+        (0, 0, "plain", "cat", 0.9, True),
+        (0, 1, "plain", "dog", 0.4, False),
+        (0, 0, "robust", "cat", 1.0, True),
+        (1, 1, "robust", "cat", 0.5, True),
+    ]
+    figure = plotting.predictions(
+        rows,
+        pd.DataFrame(entries, columns=columns),
+        row_labels=["a", "b"],
+        column_labels=["x", "y"],
+    )
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    words = ["✓ cat 90 %", "✗ dog 40 %", "✓ cat 100 %", "✓ cat 50 %"]
+    assert texts(axis.texts) == words
+    right, wrong = axis.texts[0].get_color(), axis.texts[1].get_color()
+    assert [text.get_color() for text in axis.texts] == [right, wrong, right, right]
+    assert right != wrong
+    images = axis.get_images()
+    np.testing.assert_allclose(images[3].get_array(), rows[1][1].permute(1, 2, 0).numpy())
+    ticks = list(zip(texts(axis.get_yticklabels()), axis.get_yticks(), strict=True))
+    assert [label for label, _ in ticks] == ["a", "b", "plain", "robust", "robust"]
+    tick_of = [ticks[2], ticks[2], ticks[3], ticks[4]]
+    for text, (row, column, *_), (_, height) in zip(axis.texts, entries, tick_of, strict=True):
+        left, right_end, bottom, _ = images[2 * row + column].get_extent()
+        x, y = text.get_position()
+        assert left < x < right_end
+        assert y == height > bottom
+    below = images[2].get_extent()[3]
+    assert max(text.get_position()[1] for text in axis.texts[:3]) < below
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(one.overlaps(other) for one in boxes for other in boxes if one is not other)
+
+
 def test_heatmap_writes_values_and_leaves_undefined_cells_empty() -> None:
     values = pd.DataFrame([[0.25, np.nan], [-0.5, 1.0]], index=["a", "b"], columns=["c", "d"])
     figure = plotting.heatmap(values, title="t", label="l", diverging=True)
@@ -217,8 +255,11 @@ def test_any_name_can_be_drawn(name: str) -> None:
     images = [torch.rand(3, 3, 8, 8)] * 2
     labels = {"row_labels": [name, "b"], "column_labels": [name, "b", name], "title": name}
     points = {"x": "accuracy", "y": "low", "xlabel": "x", "ylabel": "y"}
+    said = {"row": 0, "column": 1, "model": name, "predicted": name, "confidence": 0.5}
+    above = {"row_labels": labels["row_labels"], "column_labels": labels["column_labels"]}
     drawn = [
         plotting.image_grid(images, **labels),
+        plotting.predictions(images, pd.DataFrame([said]).assign(right=True), **above),
         plotting.severity_curves(pd.concat([clean, table])),
         plotting.heatmap(square.rename_axis(name), title=name, label="l"),
         plotting.intervals(table, value="accuracy", label="l"),

@@ -27,6 +27,7 @@ __all__ = [
     "image_grid",
     "intervals",
     "lines",
+    "predictions",
     "scatter",
     "severity_curves",
     "spread",
@@ -36,6 +37,7 @@ __all__ = [
 
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX*<>"
+_RIGHT, _WRONG = "#00598c", "#a63603"  # told apart by the colour blind, dark enough for small text
 _ANNOTATED = 16
 _GAP = 0.05  # between images, of their side
 _LONGEST, _TITLE = 40, 80  # characters that a figure has room for in a name, in a title
@@ -169,6 +171,68 @@ def image_grid(
     axis.set_frame_on(False)
     if title:
         figure.suptitle(_text(title, _TITLE), fontsize=11)
+    return figure
+
+
+@_literal
+def predictions(
+    rows: Sequence[Tensor],
+    said: pd.DataFrame,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    size: float = 1.25,
+) -> Figure:
+    """Images in a grid, and below each what models say of it: a tick or a cross, class, confidence.
+
+    Args:
+        rows: each float32 (N, 3, H, W) in [0, 1], all with the same N.
+        said: a row for each prediction: row and column, the image's place in the grid, from 0;
+            model; predicted, the class; confidence, 0 to 1; right, whether it is the true class.
+            An image may go without.
+        row_labels: written to the left of the rows, at the images.
+        column_labels: written above the columns; long ones are broken.
+        size: side of an image in inches.
+    """
+    columns, cell, line = len(rows[0]), 1 - _GAP, 0.16 / size
+    speakers = [list(said.loc[said["row"] == row, "model"].unique()) for row in range(len(rows))]
+    heights = [1 + (line * (len(names) + 0.6) if names else 0) for names in speakers]
+    tops = np.cumsum([0.0, *heights])
+    above = [_block(label, max(8, int(13 * size))) for label in column_labels]
+    lines = max((label.count("\n") for label in above), default=0)
+    figure, axis = plt.subplots(
+        figsize=(columns * size + 1.3, tops[-1] * size + 0.3 + 0.16 * lines), layout="constrained"
+    )
+    for top, images in zip(tops[:-1], rows, strict=True):
+        for column, image in enumerate(images):
+            pixels = image.permute(1, 2, 0).cpu().numpy()
+            place = (column, column + cell, top + cell, top)
+            axis.imshow(pixels, interpolation="nearest", extent=place)
+    for entry in said.itertuples():
+        axis.text(
+            entry.column + cell / 2,
+            tops[entry.row] + cell + line * (speakers[entry.row].index(entry.model) + 0.7),
+            f"{'✓' if entry.right else '✗'} {_text(entry.predicted, 14)} "
+            f"{100 * entry.confidence:.0f} %",
+            color=_RIGHT if entry.right else _WRONG,
+            fontsize=8.5,
+            ha="center",
+            va="center",
+        )
+    beside = [
+        (top + cell / 2, _block(label, 20)) for top, label in zip(tops, row_labels, strict=False)
+    ]
+    beside += [
+        (top + cell + line * (number + 0.7), _text(name))
+        for top, names in zip(tops[:-1], speakers, strict=True)
+        for number, name in enumerate(names)
+    ]
+    axis.set(xlim=(0, columns - _GAP), ylim=(tops[-1], 0))
+    axis.set_xticks([i + cell / 2 for i in range(len(above))], above, fontsize=9)
+    axis.set_yticks([place for place, _ in beside], [label for _, label in beside], fontsize=8.5)
+    axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axis.grid(visible=False)
+    axis.set_frame_on(False)
     return figure
 
 
