@@ -20,7 +20,8 @@ import yaml
 from robustlib.analysis import metrics
 from robustlib.analysis.hypotheses import ONE_SEED
 from robustlib.core.checks import UnknownNameError
-from robustlib.study import plotting, report
+from robustlib.pages.markdown import markdown
+from robustlib.study import plotting
 from robustlib.study.declarations import declared
 from robustlib.study.parameters import PARAMETERS, validated
 from robustlib.study.values import coerce
@@ -222,9 +223,7 @@ def test_code_keeps_the_rules(notebook: nbformat.NotebookNode) -> None:
 def formulas(notebook: nbformat.NotebookNode) -> Iterator[str]:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            yield from re.findall(
-                r'<code class="fault" title="([^"]*)"', report.markdown(cell.source)
-            )
+            yield from re.findall(r'<code class="fault" title="([^"]*)"', markdown(cell.source))
 
 
 def test_every_formula_can_be_shown_offline(notebook: nbformat.NotebookNode) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from bs4 import BeautifulSoup
 
-from robustlib.study.report import markdown
+from robustlib.pages.markdown import markdown
 from robustlib.study.text import listed, plain
 
 NAMES = ["gaussian_noise", "__init__", "*a* and **b**", "5$ and $x$", "a|b", "[a](b)", "`code`",
