@@ -113,6 +113,11 @@ def _named(logits: Tensor) -> np.ndarray:
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1).numpy()
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether each row of (N, classes) is a distribution."""
+    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
 def _outputs(logits: Tensor) -> Iterator[Slip]:
     wrong = int((~logits.isfinite().all(1)).sum())
     if wrong:
@@ -121,7 +126,7 @@ def _outputs(logits: Tensor) -> Iterator[Slip]:
             f"The outputs are NaN or infinite for {wrong} of {len(logits)} images.",
             "Check the weights and the normalisation; such images count as wrong.",
         )
-    elif (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+    elif are_probabilities(logits):
         yield Slip(
             "probabilities",
             "The outputs are probabilities, not logits, which makes attacks look too weak.",

@@ -8,6 +8,7 @@ from robustlib.evaluation.accuracy import (
     check_comparable,
     evaluate,
     predict,
+    tabulate,
 )
 from robustlib.evaluation.distance import features, minimal_sample_distances
 from robustlib.evaluation.sanity import (
@@ -15,6 +16,7 @@ from robustlib.evaluation.sanity import (
     NOT_MASKED,
     loss_along_gradient,
     masking_verdict,
+    sanity_attacks,
     sanity_table,
 )
 
@@ -32,5 +34,7 @@ __all__ = [
     "minimal_sample_distances",
     "packed",
     "predict",
+    "sanity_attacks",
     "sanity_table",
+    "tabulate",
 ]

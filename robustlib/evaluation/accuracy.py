@@ -316,6 +316,20 @@ def evaluate(
     return Evaluation(table, np.stack(correct), len(missing), attacked)
 
 
+def tabulate(
+    classifier: Classifier, perturbations: Sequence[Perturbation], correct: np.ndarray
+) -> Evaluation:
+    """An `Evaluation` of one model from results that were computed elsewhere.
+
+    Args:
+        classifier: the model.
+        perturbations: what it was evaluated under.
+        correct: bool (perturbations, n), which images it got right.
+    """
+    rows = [_row(classifier, *result) for result in zip(perturbations, correct, strict=True)]
+    return Evaluation(pd.DataFrame(rows, columns=list(COLUMNS)), correct, 0)
+
+
 def accuracy_against_radius(
     models: Sequence[Classifier],
     split: Split | StreamedSplit,

@@ -80,17 +80,8 @@ def sanity_table(
         ValueError: no models or images, or a bad radius.
     """
     eps = check_number(eps, "eps", low=0, high=0.49, above=True, unit="pixels in [0, 1]")
+    cells = sanity_attacks(eps)
     slack = check_number(slack, "slack", low=0, high=1)
-    cells = [
-        Attack("fgsm", eps),
-        Attack("pgd", eps, steps=20, restarts=1),
-        Attack("pgd", eps, steps=100, restarts=1),
-        Attack("rays", eps, queries=400),
-        Attack("square", eps, queries=500),
-        Attack("apgd_ce", eps, steps=50),
-        Attack("apgd_dlr", eps, steps=50, classes=3),
-        *(Attack("pgd", radius, steps=20, restarts=1) for radius in _LARGE if radius != eps),
-    ]
     result = evaluate(
         models, split, cells, store=store, seed=seed, progress=progress, workers=workers
     )
@@ -131,6 +122,21 @@ def sanity_table(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def sanity_attacks(eps: float) -> list[Attack]:
+    """The attacks whose results `sanity_table` compares, at a radius in (0, 0.5)."""
+    eps = check_number(eps, "eps", low=0, high=0.49, above=True, unit="pixels in [0, 1]")
+    return [
+        Attack("fgsm", eps),
+        Attack("pgd", eps, steps=20, restarts=1),
+        Attack("pgd", eps, steps=100, restarts=1),
+        Attack("rays", eps, queries=400),
+        Attack("square", eps, queries=500),
+        Attack("apgd_ce", eps, steps=50),
+        Attack("apgd_dlr", eps, steps=50, classes=3),
+        *(Attack("pgd", radius, steps=20, restarts=1) for radius in _LARGE if radius != eps),
+    ]
 
 
 def masking_verdict(table: pd.DataFrame) -> pd.DataFrame:
