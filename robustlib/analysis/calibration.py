@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,6 +71,19 @@ def error_if_calibrated(
         for _ in range(draws)
     ]
     return float(np.mean(errors))
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
+    """The reliability diagram: by bins of equal width, how often the model is right.
+
+    Returns columns confidence (its mean), accuracy and n, a row for each bin with images.
+    """
+    bins = check_whole(bins, "bins", low=1)
+    confidence, correct = _checked(confidence, correct)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct.astype(float), "n": 1})
+    found = table.groupby(place).agg({"confidence": "mean", "accuracy": "mean", "n": "sum"})
+    return found.reset_index(drop=True)
 
 
 def _checked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

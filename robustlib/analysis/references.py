@@ -83,7 +83,6 @@ def of_published(data: str, model: str) -> Reference:
         UnknownNameError: no such data set or model.
     """
     table = published.load(data).droplevel("paper")
-    row = table.loc[check_name(model, table.index, f"published model on {data}")]
-    fifteen = corruptions.names("imagenet_c_15")
-    means = {name: 1 - float(row[name]) for name in fifteen}
-    return Reference(f"{model} on {data} (RobustBench)", 1 - float(row["clean"]), means=means)
+    errors = 1 - table.T[check_name(model, list(table.index), f"published model on {data}")]
+    means = {name: float(errors[name]) for name in corruptions.names("imagenet_c_15")}
+    return Reference(f"{model} on {data} (RobustBench)", float(errors["clean"]), means=means)

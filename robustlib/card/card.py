@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Card:
         settings: corruptions, severities, attacks, attacked, checked, eps, seed, budget.
         slips: kind, found and advice of each.
         accuracy, calibration, errors, few, attacks, sanity, failures, beside: tables.
-        few_says: predicted, measured and usual_miss; empty without the fifteen.
+        few_says: as `robustlib.card.summary.few_for_many` says; empty without the fifteen.
         reference: whose errors divide, "" for nobody's.
         advice: sentences.
         provenance: when, on what and with which versions.
@@ -92,11 +92,14 @@ class Card:
                 f"{path} is a card of version {version!r}, this is for version {FORMAT_VERSION}; "
                 "make it again."
             )
-        frames = {name for name, kind in cls.__annotations__.items() if "DataFrame" in str(kind)}
-        if set(record) != set(cls.__annotations__):
-            odd = sorted(set(record) ^ set(cls.__annotations__))
-            raise ValueError(f"{path} is no report card: these entries are odd: {odd}.")
-        return cls(**{k: pd.DataFrame(v) if k in frames else v for k, v in record.items()})
+        wanted = {entry.name: str(entry.type) for entry in fields(cls)}
+        if odd := sorted(set(record) ^ set(wanted)):
+            raise ValueError(f"{path} is no report card: it lacks, or shouldn't have, {odd}.")
+        values: dict[str, Any] = {
+            name: pd.DataFrame(record[name]) if kind == "pd.DataFrame" else record[name]
+            for name, kind in wanted.items()
+        }
+        return cls(**values)
 
 
 def _plain(value: Any) -> Any:

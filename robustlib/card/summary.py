@@ -130,10 +130,11 @@ def corruption_errors(measured: Measured, reference: Reference | None) -> pd.Dat
         }
         row: dict[str, object] = {"corruptions": words}
         for name, by_image in values.items():
-            found = crossed_interval(by_image[None])
-            row[name] = 100 * float(found.estimate)
-            row[f"{name}_low"] = 100 * float(found.low)
-            row[f"{name}_high"] = 100 * float(found.high)
+            ends = [np.nan] * 3
+            if np.isfinite(by_image).all():
+                found = crossed_interval(100 * by_image[None])
+                ends = [float(end) for end in (found.estimate, found.low, found.high)]
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = ends
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -143,8 +144,9 @@ def few_for_many(measured: Measured) -> tuple[pd.DataFrame, dict[str, float]]:
 
     Returns a frame with a row for each of them (corruption, weight, accuracy), empty unless all
     fifteen were measured; and predicted, the weighted mean of their accuracies; measured, the mean
-    over the fifteen; and usual_miss, the root mean square by which such a prediction missed for
-    public models (notebook 05), all in [0, 1].
+    over the fifteen; usual_miss, the root mean square by which such a prediction missed for public
+    models (notebook 05), and better_than, the share of all choices that missed by more; all in
+    [0, 1].
     """
     fifteen = corruptions.names("imagenet_c_15")
     groups = _by_name(measured.answers)
@@ -155,11 +157,13 @@ def few_for_many(measured: Measured) -> tuple[pd.DataFrame, dict[str, float]]:
     accuracy = {name: float(measured.answers.correct[groups[name]].mean()) for name in fifteen}
     table = weights.rename_axis("corruption").reset_index()
     table["accuracy"] = [accuracy[name] for name in table["corruption"]]
-    misses = results.committed(RECORD, "chosen").set_index(["size", "choice"])["rmse"]
+    judged = results.committed(RECORD, "chosen")
+    own = judged.query("size == @FEW and choice == 'chosen by overlap, weighted'")
     return table, {
         "predicted": float((table["weight"] * table["accuracy"]).sum()),
         "measured": float(np.mean(list(accuracy.values()))),
-        "usual_miss": float(misses[FEW, "chosen by overlap, weighted"]),
+        "usual_miss": float(own["rmse"].iloc[0]),
+        "better_than": float(own["better_than_random"].iloc[0]),
     }
 
 
