@@ -1,4 +1,4 @@
-"""The command `robustlib`: `robustlib study ...`, `robustlib corrupt ...`."""
+"""The command `robustlib`: `robustlib card ...`, `robustlib corrupt ...` and so on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ def _corrupt(arguments: Sequence[str], prog: str) -> int:
     return main(arguments, prog=prog)
 
 
+def _card(arguments: Sequence[str], prog: str) -> int:
+    from robustlib.card.command import main
+
+    return main(arguments, prog=prog)
+
+
 _COMMANDS = {
+    "card": (_card, "make a report card of a classifier on your images"),
     "study": (_study, "run the notebooks in order and make a report"),
     "corrupt": (_corrupt, "write corrupted copies of a folder of images"),
 }

@@ -74,6 +74,11 @@ LEVELS = {"plain": False, "general level out": True}  # -> `partial` of `correla
 _BLOCK = 1000  # permutations at a time, so that memory doesn't grow with their number
 
 
+def available() -> bool:
+    """Whether the table is there: it is part of the checkout, not of the installed package."""
+    return (paths.project_root() / FILE).is_file()
+
+
 def load(data: str, source: str | None = None) -> pd.DataFrame:
     """Published accuracies on a data set, averaged over severities 1 to 5.
 
@@ -92,7 +97,7 @@ def load(data: str, source: str | None = None) -> pd.DataFrame:
         FileNotFoundError: the package was installed without its checkout, which holds the table.
     """
     path = paths.project_root() / FILE
-    if not path.is_file():
+    if not available():
         raise FileNotFoundError(
             f"there is no {path}: the table of published accuracies is part of the checkout, not "
             "of the installed package. Run from the checkout, or copy the file there."

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from robustlib.card.measure import Measured
-from robustlib.card.summary import RECORD, calibration, hardest
+from robustlib.card.summary import calibration, hardest, record_table
 from robustlib.evaluation import MASKED, masking_verdict
-from robustlib.study import results
-from robustlib.study.text import listed
 
 _WEAK = 2  # corruptions that are spoken of
 _HELPED = 3  # others that training with one of them helped, or harmed
@@ -58,15 +56,16 @@ def _by_the_atlas(name: str) -> str:
 
 def _gains(name: str) -> pd.Series[float] | None:
     """Points of accuracy that training with a perturbation gained, by perturbation."""
-    accuracy = results.committed(RECORD, "overlap_accuracy").set_index("model")
-    if name not in accuracy.index:
+    table = record_table("overlap_accuracy")
+    if table is None or name not in set(table["model"]):
         return None
-    gains = 100 * (accuracy.T[name] - accuracy.T[_STANDARD])
-    return gains.drop("clean").astype(float)
+    accuracy = table.set_index("model").T
+    gains = 100 * (accuracy[name] - accuracy[_STANDARD])
+    return gains.drop("clean").rename({"adversarial": "attacks"}).astype(float)
 
 
 def _points(gains: pd.Series[float]) -> str:
-    return listed(f"{name} ({value:+.0f})" for name, value in gains.items())
+    return ", ".join(f"{name} ({value:+.0f})" for name, value in gains.items())
 
 
 def _confidence(measured: Measured) -> list[str]:
@@ -94,7 +93,7 @@ def _attacks(measured: Measured) -> list[str]:
         )
         gains = _gains("adversarial")
         if gains is not None:
-            best, worst = gains.drop("adversarial").nlargest(2), gains.nsmallest(2)
+            best, worst = gains.drop("attacks").nlargest(2), gains.nsmallest(2)
             sentence += (
                 f" In the atlas, adversarial training helped most against {_points(best)} and "
                 f"least against {_points(worst)}."

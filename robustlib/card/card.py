@@ -66,6 +66,14 @@ class Card:
         """Of the model."""
         return str(self.model["name"])
 
+    def as_reference(self) -> Reference:
+        """This model's errors, to divide those of others."""
+        by_severity: dict[str, dict[int, float]] = {}
+        for row in self.accuracy.to_dict("records"):
+            by_severity.setdefault(row["perturbation"], {})[row["severity"]] = 1 - row["accuracy"]
+        clean = by_severity.pop("clean")[0]
+        return Reference(self.name, clean, by_severity)
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON, in the format that `SCHEMA` describes."""
         record = {"format_version": FORMAT_VERSION} | {
@@ -126,17 +134,21 @@ def make_card(
         measured: as from `robustlib.card.measure`.
         data: whose published accuracies it is shown beside, one of `DATA`, or "none"; default:
             "imagenet" for 1000 outputs at more than 64 px, else "none".
-        reference: whose errors divide in the mCE; default: AlexNet for ImageNet, the standard
-            model of RobustBench for CIFAR-10, else nobody's, and there is no mCE.
+        reference: whose errors divide in the mCE; default: AlexNet for 1000 outputs at more
+            than 64 px, the standard model of RobustBench for CIFAR-10, else nobody's, and there
+            is no mCE.
 
     Raises:
         UnknownNameError: unknown data.
+        FileNotFoundError: published accuracies are asked for, but the package was installed
+            without its checkout, which holds them.
     """
     size, outputs = measured.protocol.image_size, measured.model.outputs
     if data is None:
-        data = "imagenet" if outputs == 1000 and size > 64 else NONE
+        known = outputs == 1000 and size > 64 and published.available()
+        data = "imagenet" if known else NONE
     check_name(data, (*DATA, NONE), "data to stand beside")
-    if reference is None and data == "imagenet":
+    if reference is None and outputs == 1000 and size > 64:
         reference = alexnet()
     elif reference is None and data == "cifar10":
         reference = of_published("cifar10", "Standard")
@@ -176,9 +188,10 @@ def beside(measured: Measured, data: str) -> pd.DataFrame:
     parts = {"this card": pd.DataFrame({measured.model.classifier.recipe: accuracy}).T}
     if data != NONE:
         parts["published"] = published.load(data).droplevel("paper")
-    if data == summary.RECORD:
-        record = results.committed(summary.RECORD, "overlap_accuracy").set_index("model")
-        parts["this study"] = record.loc[["standard", "adversarial"]]
+    record = summary.record_table("overlap_accuracy")
+    if data == summary.RECORD and record is not None:
+        chosen = record.set_index("model").loc[["standard", "adversarial"]]
+        parts["this study"] = chosen.rename(index="{} (this study)".format)
     return pd.concat(
         [
             pd.DataFrame(

@@ -108,3 +108,8 @@ def beside(card: Card) -> Figure:
         group="source",
         reference=float(table["accuracy"].iloc[0]),
     )
+
+
+def gains(table: pd.DataFrame) -> Figure:
+    """What `robustlib.card.comparison.compare` found, with intervals."""
+    return plotting.intervals(table, value="gain", label="points gained on the same images")

@@ -55,6 +55,26 @@ def card_page(card: Card, figures: Mapping[str, Figure]) -> str:
     return page(title, "\n".join(parts))
 
 
+def comparison_page(gains: pd.DataFrame, figure: Figure, first: str, second: str) -> str:
+    """HTML of what `robustlib.card.comparison.compare` found of two models of these names."""
+    title = f"{second} over {first}"
+    text = (
+        f"Points of accuracy that {second} gains over {first} on the same images, with 95 % "
+        "intervals over images, each alone. Of these two models: models of the same kind, trained "
+        "from another seed, could differ otherwise."
+    )
+    rows = pd.DataFrame(
+        {
+            "perturbation": gains["perturbation"],
+            "gain (95 %)": [_with_ends(row, "gain", "low", "high") for _, row in gains.iterrows()],
+            "images": gains["n"],
+        }
+    )
+    drawn = picture(figure, _ALT["gains"])
+    parts = [f"<h1>{html.escape(title)}</h1>", _paragraph(text), drawn, table(rows)]
+    return page(title, "\n".join(parts))
+
+
 def picture(figure: Figure, alt: str) -> str:
     """The figure as an image within HTML."""
     held = io.BytesIO()
@@ -88,7 +108,8 @@ def _percent(value: float) -> str:
 def _with_ends(row: pd.Series, name: str, low: str, high: str, scale: float = 1) -> str:
     if not pd.notna(row[name]):
         return ""
-    return f"{scale * row[name]:.1f} ({scale * row[low]:.1f} to {scale * row[high]:.1f})"
+    ends = f"({scale * row[low]:.1f} to {scale * row[high]:.1f})"
+    return f"{scale * row[name]:.1f} {ends}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _summary(card: Card) -> list[str]:
@@ -257,7 +278,7 @@ def _beside(card: Card, drawn: Mapping[str, str]) -> list[str]:
 
 
 def _made(card: Card) -> list[str]:
-    settings = {name: value for name, value in card.settings.items() if value not in ("", None)}
+    settings = {**card.settings, "eps": f"{255 * card.settings['eps']:g}/255"}
     facts = {
         "model": f"{card.model['architecture']}, {card.model['parameters']:,} parameters, "
         f"{card.model['outputs']} classes, {card.model['image_size']} px",
@@ -268,7 +289,7 @@ def _made(card: Card) -> list[str]:
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
         for name, value in facts.items()
-        if value
+        if value not in ("", "None")
     )
     return [f'<table class="facts">{rows}</table>']
 

@@ -139,6 +139,14 @@ def corruption_errors(measured: Measured, reference: Reference | None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def record_table(name: str) -> pd.DataFrame | None:
+    """A table of the run of record; None where the package was installed without its checkout."""
+    try:
+        return results.committed(RECORD, name)
+    except results.MissingResultsError:
+        return None
+
+
 def few_for_many(measured: Measured) -> tuple[pd.DataFrame, dict[str, float]]:
     """The few of the fifteen that stand for all by the atlas of record, and what they say.
 
@@ -150,14 +158,14 @@ def few_for_many(measured: Measured) -> tuple[pd.DataFrame, dict[str, float]]:
     """
     fifteen = corruptions.names("imagenet_c_15")
     groups = _by_name(measured.answers)
-    if not set(fifteen) <= set(groups):
+    pairs, judged = record_table("overlap"), record_table("chosen")
+    if not set(fifteen) <= set(groups) or pairs is None or judged is None:
         return pd.DataFrame(columns=["corruption", "weight", "accuracy"]), {}
-    overlap = atlas_overlap(fifteen)
+    overlap = atlas_overlap(pairs, fifteen)
     weights = selection.weights(overlap, selection.choose(overlap, FEW, OVERLAP_LIMIT))
     accuracy = {name: float(measured.answers.correct[groups[name]].mean()) for name in fifteen}
     table = weights.rename_axis("corruption").reset_index()
     table["accuracy"] = [accuracy[name] for name in table["corruption"]]
-    judged = results.committed(RECORD, "chosen")
     own = judged.query("size == @FEW and choice == 'chosen by overlap, weighted'")
     return table, {
         "predicted": float((table["weight"] * table["accuracy"]).sum()),
@@ -167,9 +175,9 @@ def few_for_many(measured: Measured) -> tuple[pd.DataFrame, dict[str, float]]:
     }
 
 
-def atlas_overlap(names: Sequence[str]) -> pd.DataFrame:
-    """Overlapping scores of record between these corruptions; 0 where there is no score."""
-    pairs = results.committed(RECORD, "overlap").dropna(subset=["overlap"])
+def atlas_overlap(pairs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Scores between these corruptions, from a table of pairs; 0 where there is no score."""
+    pairs = pairs.dropna(subset=["overlap"])
     both = pd.concat([pairs, pairs.rename(columns={"first": "second", "second": "first"})])
     found = both.pivot_table(index="first", columns="second", values="overlap")
     found = found.reindex(index=list(names), columns=list(names)).fillna(0.0)

@@ -411,9 +411,8 @@ def intervals(
     items = list(dict.fromkeys(table[item]))
     groups = list(dict.fromkeys(table[group])) if group else [None]
     shared = bool(table[item].duplicated().any())
-    figure, axis = plt.subplots(
-        figsize=(7.5, 1.1 + (0.16 + 0.08 * len(groups)) * len(items)), layout="constrained"
-    )
+    height = 0.16 + 0.08 * (len(groups) if shared else 1)
+    figure, axis = plt.subplots(figsize=(7.5, 1.1 + height * len(items)), layout="constrained")
     axis.axvline(reference, color="0.3", linewidth=1)
     drawn: dict[object, Any] = {}
     for number, name in enumerate(groups):
