@@ -21,8 +21,8 @@ help:
 	@echo 'make fidelity  compare corruptions with outputs of the published code in REFERENCE=folder,'
 	@echo '               attacks with a checkout of the official AutoAttack in AUTOATTACK=folder'
 	@echo 'make lab       open JupyterLab in the environment'
-	@echo 'make report    rebuild the HTML pages of the latest run from its notebooks'
-	@echo 'make clean     delete reports, stored models and caches; keep .venv and data'
+	@echo 'make report    build the book: chapters of record, corruptions, results, report cards'
+	@echo 'make clean     delete reports but those of record, stored models and caches; keep .venv and data'
 	@echo 'make lock      resolve pyproject.toml into requirements.lock again'
 	@echo
 	@echo 'ARGS passes on arguments:  make study ARGS="--run mine -p epochs 4"'
@@ -59,7 +59,7 @@ full: $(INSTALLED)
 	@$(PY) -m robustlib.study --params params/full $(ARGS)
 
 report: $(INSTALLED)
-	@$(PY) -m robustlib.study --no-execute $(ARGS)
+	@$(PY) -m robustlib.book $(ARGS)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
@@ -90,7 +90,8 @@ lock: $(INSTALLED)
 	    --python-version 3.11 --extra study --extra cluster --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf reports data/store build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	find reports -mindepth 1 -maxdepth 1 ! -name record -exec rm -rf {} +
+	rm -rf data/store build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
 	find robustlib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + \
 	    -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -1,0 +1,174 @@
+"""The first page: three questions, three pictures, three answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustlib import corruptions
+from robustlib.book import pictures, results
+from robustlib.book.templates import data_uri, render
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the three papers' questions.
+
+    Attributes:
+        text: the question.
+        paper: where it was asked.
+        notebook: the chapter that answers it.
+        claims: table of what was measured of the paper's claims.
+        pictures: figures of the run of record by name, with a caption; the first there is is shown.
+    """
+
+    text: str
+    paper: str
+    notebook: str
+    claims: str
+    pictures: Mapping[str, str]
+
+
+QUESTIONS = (
+    Question(
+        "Is robustness to attacks independent of robustness to common corruptions?",
+        "Are Adversarial Robustness and Common Perturbation Robustness Independent Attributes? "
+        "(2019), arXiv 1909.02436",
+        "02_common_vs_adversarial",
+        "claims_independence",
+        {
+            "adversarial_matrix": "Points of accuracy that adversarial training gains or loses on "
+            "each corruption, where that is clear",
+            "adversarial_gains": "Accuracy gained by adversarial training, by family of "
+            "corruptions and radius",
+        },
+    ),
+    Question(
+        "Can one training method, M-TLAT, give both?",
+        "Addressing Neural Network Robustness with Mixup and Targeted Labeling Adversarial "
+        "Training (2020), arXiv 2008.08384",
+        "03_mtlat",
+        "claims_mtlat",
+        {
+            "mtlat_parts": "What each part of M-TLAT adds, on corruptions and under attacks",
+            "mtlat_gains": "Accuracy gained over the standard model, by perturbation and recipe",
+        },
+    ),
+    Question(
+        "Which corruptions of a benchmark measure the same thing?",
+        "Using the Overlapping Score to Improve Corruption Benchmarks (2021), arXiv 2105.12357",
+        "04_corruption_overlap",
+        "claims_overlap",
+        {"overlap_atlas": "Overlapping scores of all pairs of corruptions, clustered"},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper and what the run of record says of it, in words."""
+
+    verdict: str
+    statement: str
+    measured: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the run of record says to a question.
+
+    summary: one sentence. claims: empty if there is no result yet. origin: of the results.
+    picture: an address that holds it, or "". caption: its text.
+    """
+
+    question: Question
+    summary: str
+    claims: list[Claim]
+    origin: str
+    picture: str
+    caption: str
+
+
+def answer(question: Question) -> Answer:
+    """From the committed tables and figures alone."""
+    table = results.table(question.claims)
+    rows = [] if table is None else table.to_dict("records")
+    claims = [Claim(row["verdict"], row["statement"], measured(row)) for row in rows]
+    found = results.figure(question.pictures)
+    name, png = found or ("", b"")
+    return Answer(
+        question,
+        summary([claim.verdict for claim in claims]),
+        claims,
+        _origin(results.origin(question.claims)),
+        data_uri(png) if png else "",
+        question.pictures.get(name, ""),
+    )
+
+
+def summary(verdicts: list[str]) -> str:
+    """How many claims got which verdict, in a sentence."""
+    if not verdicts:
+        return "There is no result of record yet."
+    counts = Counter(verdicts)
+    if len(counts) == 1:
+        each = "The claim is" if len(verdicts) == 1 else f"All {len(verdicts)} claims are"
+        return f"{each} {verdicts[0]}."
+    parts = [f"{number} {verdict}" for verdict, number in counts.items()]
+    return f"Of {len(verdicts)} claims: {', '.join(parts)}."
+
+
+def measured(row: Mapping[Any, Any]) -> str:
+    """What was measured of a claim: value, interval and what it was held against.
+
+    row: of a table of claims, with "threshold" in the older form, "test" and "margin" today.
+    """
+    low, high = row["low"], row["high"]
+    if math.isinf(high):
+        interval = f"at least {low:.3f}"
+    elif math.isinf(low):
+        interval = f"at most {high:.3f}"
+    else:
+        interval = f"{low:.3f} to {high:.3f}"
+    held = f"threshold {row['threshold']:g}" if "threshold" in row else ""
+    if "test" in row:
+        held = f"test of {row['test']}, margin {row['margin']:g}"
+    return f"{row['measure']}: {row['value']:.3f} (95 % interval: {interval}; {held})"
+
+
+def write_text(
+    chapters: Mapping[str, tuple[str, Mapping[str, str]]], cards: Mapping[str, str]
+) -> str:
+    """The page.
+
+    chapters: by run, what it shows and its chapters' titles by notebook. cards: titles of the
+    report cards by file.
+    """
+    first = [members[0] for members in corruptions.families().values()]
+    return render(
+        "landing",
+        "How robust is an image classifier, and to what?",
+        answers=[answer(question) for question in QUESTIONS],
+        chapters=chapters,
+        cards=cards,
+        clean=data_uri(pictures.thumbnail()),
+        gallery={name: data_uri(pictures.thumbnail(name, 4)) for name in first},
+        count=len(corruptions.names()),
+    )
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    if not record:
+        return ""
+    had = record["parameters"]
+    facts = [f"results of {record['date'][:10]}"]
+    if "commit" in record:
+        facts.append(f"commit {record['commit']}")
+    if "seeds" in had:
+        facts.append(f"{len(had['seeds'])} training seeds")
+    if "n_test" in had:
+        facts.append(f"{had['n_test']:,} test images")
+    return ", ".join(facts)

@@ -1,0 +1,203 @@
+"""The notebooks of record: what may be committed to `reports/record/`, and how it gets there."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from robustlib.core import paths
+from robustlib.core.checks import check_name
+from robustlib.study import report
+from robustlib.study.runner import plan
+
+LIMIT = 2_000_000
+"""Largest size of a committed notebook in bytes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of record.
+
+    about: what it shows, for readers. params: folder of its parameters as seen from the project;
+    empty for the notebooks' defaults.
+    """
+
+    about: str
+    params: str = ""
+
+
+RUNS = {
+    "cifar10": Run("CIFAR-10, photographs: the numbers of record", "params/cifar10"),
+    "default": Run("shapes10, generated images: what `make study` shows after minutes"),
+}
+
+_PROVENANCE = ("date", "commit", "packages")
+_ANYWHERE = ("device", "scheduler", "workers")  # parameters that change no result
+_ABSOLUTE = re.compile(r"(?<![\w.:/<+-])/(?:[\w.-]+/)+[\w.-]+|\b[A-Z]:\\\w")
+_EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]*")
+
+
+def folder(run: str) -> Path:
+    """Where the notebooks of record of a run are committed."""
+    return paths.project_root() / "reports" / "record" / run
+
+
+def faults(executed: NotebookNode, stem: str, run: str) -> list[str]:
+    """Why an executed notebook can't be one of record, a sentence for each reason.
+
+    It must have run to its end, from today's cells, with the parameters of the run and with
+    provenance, fit `LIMIT`, and show no path of the machine.
+
+    executed: as the study left it. stem: the notebook's name. run: one of `RUNS`.
+    """
+    file = _source(stem)
+    if not file.is_file():
+        return [f"there is no notebook {file.name} any more."]
+    source = _read(file)
+    found = []
+    if _code(executed) != _code(source):
+        found.append("its code is not that of the notebook any more: run it again.")
+    elif _cells(executed) != _cells(source):
+        found.append("its text is not that of the notebook any more: take it over with --text.")
+    outcome = report.recorded(executed)
+    if outcome.error:
+        found.append(f"it stopped with {outcome.error}.")
+    elif not all(cell.execution_count for cell in _code_cells(executed) if cell.source):
+        found.append("not all of its cells were executed.")
+    if missing := [fact for fact in _PROVENANCE if fact not in outcome.provenance]:
+        found.append(f"its provenance lacks {', '.join(missing)}.")
+    if different := _other_parameters(outcome.parameters, stem, run):
+        found.append(f"its parameters are not those of the run {run!r}: {different}.")
+    if (size := len(nbformat.writes(executed).encode())) >= LIMIT:
+        found.append(f"it has {size / 1e6:.2f} MB, {LIMIT / 1e6:g} or more.")
+    seen = {match[0] for text in _texts(executed) for match in _ABSOLUTE.finditer(text)}
+    if seen:
+        found.append(f"it shows paths of a machine: {', '.join(sorted(seen))}.")
+    return found
+
+
+def record(run: str) -> list[Path]:
+    """Copy the finished run from `reports/<run>/` to the notebooks of record, if all pass `faults`.
+
+    Text that was edited since is taken over. Returns the files written.
+
+    Raises:
+        ValueError: an unknown run, none to copy, or faults, of which it names all.
+    """
+    settings = RUNS[check_name(run, RUNS, "run of record")]
+    files = sorted(paths.reports_dir(run).glob("*.ipynb"))
+    if not files:
+        option = f"--params {settings.params}" if settings.params else f"--run {run}"
+        raise ValueError(
+            f"there is no executed notebook of the run {run!r}; make them with: "
+            f"python -m robustlib.study {option}"
+        )
+    notebooks = {file.stem: with_text_of_today(_read(file), file.stem) for file in files}
+    said = [
+        f"{stem}.ipynb: {fault}"
+        for stem, notebook in notebooks.items()
+        for fault in faults(notebook, stem, run)
+    ]
+    if said:
+        raise ValueError("\n  ".join([f"the run {run!r} can't be recorded:", *said]))
+    folder(run).mkdir(parents=True, exist_ok=True)
+    written = []
+    for stem, notebook in notebooks.items():
+        target = folder(run) / f"{stem}.ipynb"
+        nbformat.write(notebook, target)
+        written.append(target)
+    return written
+
+
+def take_over_text() -> list[Path]:
+    """Bring edited text into the notebooks of record, which shows no other results.
+
+    Returns the files that changed. A notebook whose code has changed stays as it is.
+    """
+    changed = []
+    for file in recorded():
+        before = _read(file)
+        after = with_text_of_today(before, file.stem)
+        if after != before:
+            nbformat.write(after, file)
+            changed.append(file)
+    return changed
+
+
+def recorded() -> list[Path]:
+    """All notebooks of record, run by run in reading order."""
+    return [file for run in RUNS for file in sorted(folder(run).glob("*.ipynb"))]
+
+
+def with_text_of_today(executed: NotebookNode, stem: str) -> NotebookNode:
+    """The executed notebook with the text cells of the notebook that it was made of.
+
+    It is returned as it is if the code differs, or there is no such notebook.
+    """
+    if not _source(stem).is_file():
+        return executed
+    source = _read(_source(stem))
+    if _code(executed) != _code(source):
+        return executed
+    result = copy.deepcopy(executed)
+    ran = iter(_code_cells(executed))
+    result.cells = []
+    for cell in source.cells:
+        result.cells.append(next(ran) if cell.cell_type == "code" else cell)
+        if "parameters" in cell.metadata.get("tags", []):
+            result.cells += [other for other in executed.cells if _is_injected(other)]
+    return result
+
+
+def _source(stem: str) -> Path:
+    return paths.project_root() / "notebooks" / f"{stem}.ipynb"
+
+
+def _read(file: Path) -> NotebookNode:
+    return nbformat.read(file, as_version=4)
+
+
+def _is_injected(cell: NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [c for c in notebook.cells if c.cell_type == "code" and not _is_injected(c)]
+
+
+def _code(notebook: NotebookNode) -> list[str]:
+    return [cell.source for cell in _code_cells(notebook)]
+
+
+def _cells(notebook: NotebookNode) -> list[tuple[str, str]]:
+    return [(c.cell_type, c.source) for c in notebook.cells if not _is_injected(c)]
+
+
+def _other_parameters(had: dict[str, Any], stem: str, run: str) -> str:
+    root = paths.project_root()
+    params = root / RUNS[run].params if RUNS[run].params else None
+    (job,) = plan(root / "notebooks", run=run, params=params, only=[stem])
+    names = sorted({*had, *job.parameters} - set(_ANYWHERE))
+    return ", ".join(
+        f"{name} {had.get(name)!r} instead of {job.parameters.get(name)!r}"
+        for name in names
+        if had.get(name) != job.parameters.get(name)
+    )
+
+
+def _texts(notebook: NotebookNode) -> Iterator[str]:
+    """What the run wrote into the notebook, but for pictures."""
+    yield json.dumps(notebook.metadata)
+    for cell in _code_cells(notebook):
+        for output in cell.outputs:
+            parts = [output.get("text", ""), *output.get("traceback", [])]
+            parts += [v for k, v in output.get("data", {}).items() if not k.startswith("image/")]
+            yield from (_EMBEDDED.sub("", str(part)) for part in parts)
