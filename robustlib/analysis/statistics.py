@@ -22,7 +22,7 @@ def wilson_interval(
 
     p, n = np.asarray(accuracy, dtype=float), np.asarray(n, dtype=float)
     low, high = proportion_confint(p * n, n, alpha=1 - confidence, method="wilson")
-    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return np.clip(low, 0, p), np.clip(high, p, 1)  # rounding may leave p outside
 
 
 def interval_text(low: float, high: float, *, digits: int = 3) -> str:

@@ -190,7 +190,7 @@ def _model(args: argparse.Namespace, place: int) -> CardModel:
         args.models[place],
         image_size=args.image_size,
         weights=of("weights"),
-        name=of("name") if len(args.name) in (0, len(args.models)) else None,
+        name=of("name"),
         mean=mean,
         std=std,
         bgr=args.bgr,

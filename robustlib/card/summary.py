@@ -107,9 +107,9 @@ def corruption_errors(measured: Measured, reference: Reference | None) -> pd.Dat
 
     Columns: corruptions ("fifteen" or "nineteen"); mean_error, in percent; mce and relative_mce,
     as in `robustlib.analysis.corruption_errors`, divided by the reference's errors at the same
-    severities; each with _low and _high (95 %, over images). NaN where the reference is missing
-    or its errors at these severities aren't known. A set of which corruptions weren't measured is
-    left out.
+    severities; each with _low and _high (95 %, over images). NaN where there is no reference, its
+    errors at these severities aren't known, or what is to divide isn't above 0. A set of which
+    corruptions weren't measured is left out.
     """
     answers, severities = measured.answers, measured.protocol.severities
     groups = _by_name(answers)
@@ -125,8 +125,8 @@ def corruption_errors(measured: Measured, reference: Reference | None) -> pd.Dat
         lost = divisor - (reference.clean if reference else np.nan)
         values = {
             "mean_error": error.mean(axis=0),
-            "mce": (error / divisor).mean(axis=0),
-            "relative_mce": ((error - clean) / lost).mean(axis=0),
+            "mce": (error / np.where(divisor > 0, divisor, np.nan)).mean(axis=0),
+            "relative_mce": ((error - clean) / np.where(lost > 0, lost, np.nan)).mean(axis=0),
         }
         row: dict[str, object] = {"corruptions": words}
         for name, by_image in values.items():
