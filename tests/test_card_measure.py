@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.card import CardImages, card_model
+from robustlib.card import CardImages, Slip, card_model
 from robustlib.card.answers import NOT_FINITE, ask, blocks
 from robustlib.card.comparison import compare
 from robustlib.card.measure import Measured, measure
@@ -190,6 +190,11 @@ def test_all_is_measured_and_told(images: CardImages, store: Store) -> None:
     assert np.array_equal(found.attacked.correct, direct.correct)
     assert found.sanity is None
     assert told[0].startswith("Clean: 100.0 % of 60 images are right")
+
+
+def test_slips_that_were_found_are_kept(images: CardImages, store: Store) -> None:
+    slip = Slip("preparation", "It looks wrong.", "Mend it.")
+    assert measured(images, store, found=[slip]).slips == (slip,)
 
 
 def test_few_images_are_all_attacked(images: CardImages, store: Store) -> None:

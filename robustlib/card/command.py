@@ -20,10 +20,12 @@ from robustlib.card.images import NAMED, load_images
 from robustlib.card.measure import Measured, measure
 from robustlib.card.model import CardModel, load_model
 from robustlib.card.protocol import Protocol
+from robustlib.card.slips import slips
 from robustlib.core.checks import as_number, check_name, check_number
 from robustlib.core.paths import store_dir
 from robustlib.core.store import Store
 
+_FEW = 200  # images on which slips are looked for, before the others are read
 _EPILOG = """
 examples:
   %(prog)s resnet50 photos/val --weights resnet50.safetensors --classes imagenet.txt \\
@@ -140,6 +142,7 @@ def _run(args: argparse.Namespace) -> list[Path]:
     budget = None
     if args.budget is not None:
         budget = check_number(args.budget, "--budget", low=0, above=True, unit="minutes")
+    reading = {"image_size": args.image_size, "classes": args.classes}
     models = [_model(args, place) for place in range(len(args.models))]
     names = [_file_name(model.classifier.recipe) for model in models]
     if len(set(names)) < len(names):
@@ -148,16 +151,22 @@ def _run(args: argparse.Namespace) -> list[Path]:
     pages = []
     for model, name in zip(models, names, strict=True):
         print(f"{model.classifier.recipe}: {' '.join(model.notes)}".rstrip(": "))
-        images = load_images(
-            args.images,
-            image_size=args.image_size,
-            outputs=model.outputs,
-            classes=args.classes,
-            n=args.n,
-        )
-        for note in images.notes:
+        few = load_images(args.images, n=_FEW, **reading, outputs=model.outputs)
+        for note in few.notes:
             print(note)
-        found = measure(model, images, protocol, store=Store(), budget=budget, say=tqdm.write)
+        suspicious = slips(model, few)
+        for slip in suspicious:
+            print(f"Careful: {slip.found} {slip.advice}")
+        images = load_images(args.images, n=args.n, **reading, outputs=model.outputs)
+        found = measure(
+            model,
+            images,
+            protocol,
+            store=Store(),
+            budget=budget,
+            found=suspicious,
+            say=tqdm.write,
+        )
         measured.append(found)
         pages.append(_write(found, folder, name, args.data, reference))
     if len(measured) == 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from robustlib.card.answers import Answers, ask, part_of
 from robustlib.card.images import CardImages
 from robustlib.card.model import CardModel
 from robustlib.card.protocol import SMALL, Protocol, passes
-from robustlib.card.slips import Slip, slips
+from robustlib.card.slips import Slip
 from robustlib.core.inference import device_of
 from robustlib.core.jobs import cores
 from robustlib.core.store import Store
@@ -35,7 +35,7 @@ class Measured:
         model, images: as they were loaded.
         protocol: what was measured; under a budget, the part of it that fitted.
         n: how many of the images, the first ones.
-        slips: what looks wrong in how they were put together.
+        slips: what looks wrong in how they were put together, as far as that was asked.
         answers: on clean images, then under each of `protocol.cells`.
         attacked: clean and under each attack, on the first `protocol.attacked` images; None
             without attacks.
@@ -71,6 +71,7 @@ def measure(
     *,
     store: Store,
     budget: float | None = None,
+    found: Sequence[Slip] = (),
     say: Say = lambda sentence: None,
     progress: bool = True,
 ) -> Measured:
@@ -83,6 +84,7 @@ def measure(
         store: where all is kept.
         budget: minutes, or None for all images. What fits is decided after the first 50 images,
             by `Protocol.fitted`; the last block of images may take somewhat longer.
+        found: what `robustlib.card.slips` found, which takes seconds: ask it before.
         say: called with each sentence that is worth telling while it runs.
         progress: show a bar with the time left on standard output.
 
@@ -95,9 +97,6 @@ def measure(
             f"the protocol is for images of {protocol.image_size} px, these have "
             f"{split.image_size} px; make both the same."
         )
-    found = slips(model, images)
-    for slip in found:
-        say(f"Careful: {slip.found} {slip.advice}")
     n = len(split)
     few = split.first(min(50, n))
     usual: dict[str, Any] = {"store": store, "seed": protocol.seed}
