@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import statistics
@@ -251,3 +252,25 @@ def test_the_claims_shown_are_those_of_the_run_of_record() -> None:
         numbers = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
         assert line in text
         assert numbers in text
+
+
+def test_the_gallery_shown_is_that_of_the_run_of_record() -> None:
+    shown = re.search(r"<!-- gallery -->\n(.*)<!-- /gallery -->", README, re.DOTALL)
+    assert shown
+    text = " ".join(shown[1].replace("**", "").split())
+    folder = ROOT / "results" / "cifar10"
+    record = json.loads((folder / "00_start_here.json").read_text())["parameters"]
+    assert record["recipes"] == ["standard", "fgsm"]
+    assert record["eps_test"] == pytest.approx(2 / 255)
+    assert len(record["seeds"]) == 3
+    measured = pd.read_csv(folder / "start_here.csv")
+    accuracy = 100 * measured.pivot(index="perturbation", columns="recipe", values="accuracy")
+    words = {
+        "clean": "clean",
+        "pgd": "under attack",
+        "gaussian_noise": "in noise",
+        "fog": "but in fog",
+    }
+    for name, said in words.items():
+        both = accuracy.loc[name, ["standard", "fgsm"]]
+        assert "{} {:.1f} and {:.1f}".format(said, *both) in text
