@@ -1,4 +1,4 @@
-"""`python -m robustlib.book`: build the book, and record the notebooks that it is made of.
+"""`python -m robustlib.book`: build the book, or record the notebooks that it is made of.
 
 Exit codes: 0, or 2 for bad input.
 """
@@ -19,26 +19,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m robustlib.book",
         description="Build the book from reports/record, results and the library: reports/book.",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--record",
         metavar="RUN",
-        help=f"first copy this finished run to reports/record ({', '.join(record.RUNS)})",
+        help=f"copy this finished run to reports/record: {' or '.join(record.RUNS)}",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--text",
         action="store_true",
-        help="first bring text that was edited in notebooks/ into reports/record",
+        help="bring text that was edited in notebooks/ into reports/record",
     )
     args = parser.parse_args(arguments)
     try:
-        written = record.record(args.record) if args.record else []
-        written += record.take_over_text() if args.text else []
+        if args.record or args.text:
+            written = record.record(args.record) if args.record else record.take_over_text()
+            print(f"recorded: {', '.join(map(os.path.relpath, written)) or 'nothing to do'}")
+        else:
+            print(f"book: {os.path.relpath(site.build())}")
     except ValueError as error:
         print(f"python -m robustlib.book: {error}", file=sys.stderr)
         return 2
-    for file in written:
-        print(f"recorded: {os.path.relpath(file)}")
-    print(f"book: {os.path.relpath(site.build())}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,16 @@ def costs() -> dict[str, Cost]:
     table = results.table("overlap_accuracy")
     if table is None:
         return {}
-    standard = table.set_index("model").loc["standard"]
-    measured = standard[[name for name in standard.index if name in corruptions.names()]]
-    ranks = measured.rank(method="min").astype(int)
+    standard = table.set_index("model").loc["standard"].astype(float).to_dict()
+    measured = {name: standard[name] for name in corruptions.names() if name in standard}
     return {
-        name: Cost(standard["clean"], measured[name], ranks[name], len(measured))
-        for name in measured.index
+        name: Cost(
+            standard["clean"],
+            accuracy,
+            rank=1 + sum(other < accuracy for other in measured.values()),
+            of=len(measured),
+        )
+        for name, accuracy in measured.items()
     }
 
 
@@ -73,11 +78,11 @@ def neighbours() -> dict[str, list[Neighbour]]:
         return {}
     known = table.dropna(subset="overlap").sort_values("overlap", ascending=False)
     found: dict[str, list[Neighbour]] = {}
-    for row in known.itertuples():
-        for name, other in ((row.first, row.second), (row.second, row.first)):
+    for row in known.to_dict("records"):
+        near = row["overlap"], _end(row["low"]), _end(row["high"])
+        for name, other in permutations((row["first"], row["second"])):
             if {name, other} <= set(corruptions.names()):
-                near = Neighbour(other, row.overlap, _end(row.low), _end(row.high))
-                found.setdefault(name, []).append(near)
+                found.setdefault(name, []).append(Neighbour(other, *near))
     return {name: near[:NEIGHBOURS] for name, near in found.items()}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustlib import corruptions
-from robustlib.book import pictures, results
+from robustlib.book import results
 from robustlib.book.templates import data_uri, render
 
 
@@ -139,23 +139,22 @@ def measured(row: Mapping[Any, Any]) -> str:
     return f"{row['measure']}: {row['value']:.3f} (95 % interval: {interval}; {held})"
 
 
-def write_text(
+def landing_page(
     chapters: Mapping[str, tuple[str, Mapping[str, str]]], cards: Mapping[str, str]
 ) -> str:
-    """The page.
+    """The page, HTML.
 
     chapters: by run, what it shows and its chapters' titles by notebook. cards: titles of the
     report cards by file.
     """
-    first = [members[0] for members in corruptions.families().values()]
+    opening = results.figure(["gallery"])
     return render(
         "landing",
         "How robust is an image classifier, and to what?",
         answers=[answer(question) for question in QUESTIONS],
         chapters=chapters,
         cards=cards,
-        clean=data_uri(pictures.thumbnail()),
-        gallery={name: data_uri(pictures.thumbnail(name, 4)) for name in first},
+        gallery=data_uri(opening[1]) if opening else "",
         count=len(corruptions.names()),
     )
 

@@ -64,9 +64,9 @@ def faults(executed: NotebookNode, stem: str, run: str) -> list[str]:
     source = _read(file)
     found = []
     if _code(executed) != _code(source):
-        found.append("its code is not that of the notebook any more: run it again.")
+        found.append("its code is out of date; run the notebook again.")
     elif _cells(executed) != _cells(source):
-        found.append("its text is not that of the notebook any more: take it over with --text.")
+        found.append("its text is out of date; bring it over: python -m robustlib.book --text.")
     outcome = report.recorded(executed)
     if outcome.error:
         found.append(f"it stopped with {outcome.error}.")

@@ -15,8 +15,13 @@ from robustlib.study.report import build_site
 
 
 def build() -> Path:
-    """Write the book to `reports/book/`, in place of what was there; return its first page."""
+    """Write the book to `reports/book/`, in place of what was there; return its first page.
+
+    Raises `ValueError` if that folder holds executed notebooks, of a run with this name.
+    """
     target = paths.reports_dir("book")
+    if any(target.glob("*.ipynb")):
+        raise ValueError(f"{target} holds the notebooks of a run; move them to make room.")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     corruption_pages.write(target / "corruptions")
@@ -24,7 +29,7 @@ def build() -> Path:
         run: (settings.about, _chapters(run, target)) for run, settings in record.RUNS.items()
     }
     first = target / "index.html"
-    first.write_text(landing.write_text(chapters, _cards(target / "cards")), encoding="utf-8")
+    first.write_text(landing.landing_page(chapters, _cards(target / "cards")), encoding="utf-8")
     return first
 
 

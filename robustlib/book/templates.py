@@ -23,13 +23,21 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def prose(text: str) -> Markup:
-    """Plain text as HTML: paragraphs, `code`, and links to papers on arXiv."""
+def linked(text: str) -> Markup:
+    """Plain text as HTML, with `code`, and papers on arXiv as links."""
     shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    shown = re.sub(
-        r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', shown
-    )
-    return Markup("".join(f"<p>{part}</p>" for part in shown.split("\n\n")))
+    address = r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>'
+    return Markup(re.sub(r"arXiv (\d{4}\.\d{4,5})", address, shown))
+
+
+def prose(text: str) -> Markup:
+    """As `linked`, in paragraphs, which an empty line ends."""
+    return Markup("").join(Markup(f"<p>{linked(part)}</p>") for part in text.split("\n\n"))
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in a new line after each underscore."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>"))
 
 
 @functools.cache
@@ -41,5 +49,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["prose"] = prose
+    environment.filters |= {"linked": linked, "prose": prose, "breakable": breakable}
     return environment
