@@ -38,6 +38,7 @@ EXPECTED = [
     "04_corruption_overlap",
     "05_better_benchmarks",
     "06_synthesis",
+    "07_your_model",
 ]
 LONGEST_CELL = 30
 READ = "settings = parameters.read(globals())"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -122,6 +121,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> list[Path]:
     """Do what the command line asks for; returns the pages that were written."""
+    from robustlib.card.page import file_name  # late: its imports take seconds
+
     if len(args.models) > 2:
         raise ValueError(
             f"one model or two can be given before the images, got {len(args.models)}."
@@ -144,12 +145,12 @@ def _run(args: argparse.Namespace) -> list[Path]:
         budget = check_number(args.budget, "--budget", low=0, above=True, unit="minutes")
     reading = {"image_size": args.image_size, "classes": args.classes}
     models = [_model(args, place) for place in range(len(args.models))]
-    names = [_file_name(model.classifier.recipe) for model in models]
+    names = [file_name(model.classifier.recipe) for model in models]
     if len(set(names)) < len(names):
         raise ValueError(f"both cards would be called {names[0]!r}; give each model a --name.")
     measured: list[Measured] = []
     pages = []
-    for model, name in zip(models, names, strict=True):
+    for model in models:
         print(f"{model.classifier.recipe}: {' '.join(model.notes)}".rstrip(": "))
         few = load_images(args.images, n=_FEW, **reading, outputs=model.outputs)
         for note in few.notes:
@@ -168,7 +169,7 @@ def _run(args: argparse.Namespace) -> list[Path]:
             say=tqdm.write,
         )
         measured.append(found)
-        pages.append(_write(found, folder, name, args.data, reference))
+        pages.append(_write(found, folder, args.data, reference))
     if len(measured) == 2:
         pages.append(_write_comparison(measured, folder, names))
     return pages
@@ -209,26 +210,16 @@ def _model(args: argparse.Namespace, place: int) -> CardModel:
     )
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
-
-
-def _write(
-    measured: Measured, folder: Path, name: str, data: str | None, reference: Reference | None
-) -> Path:
+def _write(measured: Measured, folder: Path, data: str | None, reference: Reference | None) -> Path:
     from robustlib.card.figures import figures  # late: matplotlib takes seconds
-    from robustlib.card.page import card_page
+    from robustlib.card.page import write_card
     from robustlib.study import plotting
 
     plotting.use_style()
     card = make_card(measured, data=data, reference=reference)
-    folder.mkdir(parents=True, exist_ok=True)
-    card.save(folder / f"{name}.json")
-    page = folder / f"{name}.html"
-    page.write_text(card_page(card, figures(measured, card)), "utf-8")
     for line in card.advice:
         print(line)
-    return page
+    return write_card(card, figures(measured, card), folder)
 
 
 def _write_comparison(measured: Sequence[Measured], folder: Path, names: Sequence[str]) -> Path:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -55,6 +58,22 @@ def card_page(card: Card, figures: Mapping[str, Figure]) -> str:
     return page(title, "\n".join(parts))
 
 
+def write_card(card: Card, figures: Mapping[str, Figure], folder: str | Path) -> Path:
+    """Write `<name>.json` and `<name>.html`; returns the page's path."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    name = file_name(card.name)
+    card.save(place / f"{name}.json")
+    path = place / f"{name}.html"
+    path.write_text(card_page(card, figures), "utf-8")
+    return path
+
+
+def file_name(name: str) -> str:
+    """A model's name as that of a file, without what file systems mind."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
 def comparison_page(gains: pd.DataFrame, figure: Figure, first: str, second: str) -> str:
     """HTML of what `robustlib.card.comparison.compare` found of two models of these names."""
     title = f"{second} over {first}"
@@ -76,9 +95,10 @@ def comparison_page(gains: pd.DataFrame, figure: Figure, first: str, second: str
 
 
 def picture(figure: Figure, alt: str) -> str:
-    """The figure as an image within HTML."""
+    """The figure, which is closed, as an image within HTML."""
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
     data = base64.b64encode(held.getvalue()).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 

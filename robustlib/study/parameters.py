@@ -144,6 +144,21 @@ def _run_names(names: list[str]) -> tuple[str, ...]:
     return tuple(_run_name(name) for name in names)
 
 
+def _card_data(name: str) -> str:
+    return check_name(name, ("none", "cifar10", "cifar100", "imagenet"), "data to stand beside")
+
+
+def _path(text: str) -> str:
+    """Empty, or a file or folder, seen from here or from the project."""
+    if text and not any((place / Path(text).expanduser()).exists() for place in _places()):
+        raise ValueError("is no existing file or folder")
+    return text
+
+
+def _places() -> tuple[Path, Path]:
+    return Path(), paths.project_root()
+
+
 def _data_root(root: str) -> str:
     """Empty, or a folder with train/ and test/ or val/, seen from here or from the project."""
     if not root:
@@ -201,6 +216,18 @@ PARAMETERS: dict[str, Parameter] = {
         _one_of(_augmentation_names, "augmentation"),
         "of training images: flips and shifts, wrong for digits, text and signs; none, shift, ...",
     ),
+    "models": Parameter(
+        "list[str]", tuple, "one or two models, as for robustlib card; [] for two of this study"
+    ),
+    "weights": Parameter("list[str]", tuple, "a file of weights for each model, if it needs one"),
+    "mean": Parameter(
+        "list[float]", tuple, "of red, green, blue, if models want normalised images"
+    ),
+    "std": Parameter("list[float]", tuple, "standard deviations, see mean"),
+    "images": Parameter("str", str, "folder of class folders; '' for the test images of dataset"),
+    "classes": Parameter("str", _path, "file with a class a line, in the order of the outputs"),
+    "budget": Parameter("float", _between(0), "minutes for a card; 0 for all images"),
+    "beside": Parameter("str", _card_data, "published accuracies to show beside, or none"),
     "seeds": Parameter("list[int]", _each(_between(0)), "training seeds, one model for each"),
     "severities": Parameter("list[int]", _each(check_severity), "severities, from 1 to 5"),
     "corruptions": Parameter("list[str]", _CORRUPTIONS, "corruptions to study"),
