@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustlib import data
 from robustlib.card import load_images
-from robustlib.card.images import MEMORY_LIMIT
+from robustlib.card.images import MEMORY_LIMIT, readable
 from robustlib.data import DataError
 
 SIZE = 16
@@ -221,3 +221,17 @@ def test_more_than_memory_holds_is_told_before_decoding(pets: Path) -> None:
     side = int((MEMORY_LIMIT / 3 / 5) ** 0.5)  # five of the six images fit
     with pytest.raises(ValueError, match=r"6 images .* take 9.6 GiB; give n, at most 5,"):
         load_images(pets, image_size=side)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("n01440764 tench", "tench"),
+        ("0002_n01484850_great_white_shark", "great white shark"),
+        ("n01440764: tench, Tinca tinca", "tench, Tinca tinca"),
+        ("n01440764", "n01440764"),
+        ("3", "3"),
+    ],
+)
+def test_classes_are_called_as_people_call_them(name: str, words: str) -> None:
+    assert readable(name) == words

@@ -201,6 +201,12 @@ def _synset(name: str) -> str:
     return found[0] if found else name
 
 
+def readable(name: str) -> str:
+    """A class as people call it: "tench" for "n01440764 tench" and "0000_n01440764_tench"."""
+    words = re.sub(r"^\d+(?=\s)", "", _SYNSET.sub("", name.replace("_", " "))).strip(" ,:-")
+    return words or name
+
+
 def _ends(names: Sequence[str]) -> str:
     shorter = [*names[:3], "...", names[-1]] if len(names) > 4 else names
     return ", ".join(map(shown, shorter))

@@ -12,6 +12,7 @@ from robustlib.analysis import crossed_interval, selection, wilson_interval
 from robustlib.analysis.calibration import calibration_error, error_if_calibrated
 from robustlib.analysis.references import Reference
 from robustlib.card.answers import NOT_FINITE, Answers
+from robustlib.card.images import readable
 from robustlib.card.measure import Measured
 from robustlib.study import results
 
@@ -234,8 +235,8 @@ def failures(measured: Measured, *, most: int = 8) -> pd.DataFrame:
                 "file": files[image] if files else "",
                 "corruption": answers.cells[place].label,
                 "severity": lowest,
-                "label": classes[answers.labels[image]],
-                "predicted": classes[answers.predicted[place, image]],
+                "label": readable(classes[answers.labels[image]]),
+                "predicted": readable(classes[answers.predicted[place, image]]),
                 "clean_confidence": float(answers.confidence[0, image]),
                 "confidence": float(answers.confidence[place, image]),
             }
