@@ -16,6 +16,7 @@ from PIL import Image
 
 from robustlib import attacks, cli, corruptions
 from robustlib.analysis import metrics
+from robustlib.card.command import _parser
 from robustlib.data import Split
 from robustlib.exchange import export_cifar_c
 from robustlib.study.declarations import declared
@@ -107,9 +108,8 @@ def test_relative_links_exist(target: str) -> None:
 
 def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (command,) = commands("robustlib")
-    name, source, target = command
-    assert name == "corrupt"
+    (command,) = [found for found in commands("robustlib") if found[0] == "corrupt"]
+    _, source, target = command
     Path(source).mkdir(parents=True)
     Image.new("RGB", (40, 33)).save(Path(source) / "a.jpg")
     assert cli.main(command) == 0
@@ -119,6 +119,25 @@ def test_the_command_for_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     known = {"--corruptions", "--severities", "--image-size", "--format", "--layout", "--options"}
     assert options == known
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+def test_the_command_for_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTLIB_STORE", str(tmp_path / "store"))
+    (command,) = [found for found in commands("robustlib") if found[0] == "card"]
+    _, model, images, *options = command
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    torch.jit.trace(network.eval(), torch.zeros(1, 3, 224, 224)).save(model)  # type: ignore[no-untyped-call]
+    for i, colour in enumerate(("red", "lime", "blue")):
+        place = Path(images) / "abc"[i]
+        place.mkdir(parents=True)
+        Image.new("RGB", (260, 300), colour).save(place / "photo.jpg")
+    assert cli.main(["card", model, images, *options, "--attacks", "fgsm", "--checked", "0"]) == 0
+    assert Path("cards", "my-model.html").is_file()
+    section = README.split("## A report card of your model")[1].split("##")[0]
+    known = _parser("robustlib card").format_help()
+    assert all(option in known for option in re.findall(r"--[a-z-]+", section))
 
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
