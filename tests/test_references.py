@@ -29,6 +29,16 @@ def test_alexnet_agrees_with_another_measurement_of_it() -> None:
         assert alexnet().error(name, EVERY) == pytest.approx(1 - theirs[name], abs=0.007)
 
 
+def test_the_mce_of_a_public_model_is_the_stated_one() -> None:
+    """RobustBench states 41.7 for DeiT-B of Tian et al. 2022."""
+    theirs = published.load("imagenet").droplevel("paper").T["Tian2022Deeper_DeiT-B"]
+    ratios = [
+        (1 - theirs[name]) / (alexnet().error(name, EVERY) or 0)
+        for name in corruptions.names("imagenet_c_15")
+    ]
+    assert 100 * sum(ratios) / 15 == pytest.approx(41.7, abs=0.05)
+
+
 def test_some_severities_are_averaged_only_where_each_is_known() -> None:
     reference = alexnet()
     assert reference.error("fog", (1, 3)) == pytest.approx((0.67474 + 0.84378) / 2)
