@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from robustlib.card.model import CardModel, load_model
 from robustlib.card.protocol import Protocol
 from robustlib.card.slips import slips
 from robustlib.core.checks import as_number, check_name, check_number
+from robustlib.core.command import exit_code
 from robustlib.core.paths import store_dir
 from robustlib.core.store import Store
 
@@ -249,22 +248,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "robustlib card") -
     """
     args = _parser(prog).parse_args(arguments)
 
-    def show(message: Warning | str, *_where: object, **_more: object) -> None:
-        tqdm.write(f"{prog}: {message}", file=sys.stderr)
+    def work() -> str:
+        pages = ", ".join(map(str, _run(args)))
+        return f"Answers are kept in {store_dir()}; the card: {pages}"
 
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            pages = _run(args)
-    except ValueError as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or "not enough memory"
-        print(f"{prog}: {reason}; put that right, and the same command goes on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    print(f"Answers are kept in {store_dir()}; the card: {', '.join(map(str, pages))}")
-    return 0
+    return exit_code(work, prog)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from robustlib import corruptions
 from robustlib.core.checks import SEVERITIES, check_name, check_whole
+from robustlib.core.command import exit_code
 from robustlib.data import Split
 from robustlib.data.folder import list_split
 from robustlib.data.images import shown, warn_of_others
@@ -157,24 +156,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "robustlib corrupt"
     """
     args = _parser(prog).parse_args(arguments)
 
-    def show(message: Warning | str, *_where: object, **_more: object) -> None:
-        print(f"{prog}: {message}", file=sys.stderr)
+    def work() -> str:
+        written = _run(args)
+        files = "<name>.npy" if args.layout == "cifar-c" else "<name>/<severity>/"
+        place = shown(args.folder)
+        return f"{written} images written; {place} is complete, as {files} for each corruption"
 
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            written = _run(args)
-    except ValueError as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (OSError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or "not enough memory"
-        print(f"{prog}: {reason}; put that right, and the same command goes on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    files = "<name>.npy" if args.layout == "cifar-c" else "<name>/<severity>/"
-    place = shown(args.folder)
-    print(f"{written} images written; {place} is complete, as {files} for each corruption")
-    return 0
+    return exit_code(work, prog)
