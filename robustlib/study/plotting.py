@@ -208,13 +208,14 @@ def predictions(
             pixels = image.permute(1, 2, 0).cpu().numpy()
             place = (column, column + cell, top + cell, top)
             axis.imshow(pixels, interpolation="nearest", extent=place)
-    for entry in said.itertuples():
+    for entry in said.to_dict("records"):
+        row = entry["row"]
         axis.text(
-            entry.column + cell / 2,
-            tops[entry.row] + cell + line * (speakers[entry.row].index(entry.model) + 0.7),
-            f"{'✓' if entry.right else '✗'} {_text(entry.predicted, 14)} "
-            f"{100 * entry.confidence:.0f} %",
-            color=_RIGHT if entry.right else _WRONG,
+            entry["column"] + cell / 2,
+            tops[row] + cell + line * (speakers[row].index(entry["model"]) + 0.7),
+            f"{'✓' if entry['right'] else '✗'} {_text(entry['predicted'], 14)} "
+            f"{100 * entry['confidence']:.0f} %",
+            color=_RIGHT if entry["right"] else _WRONG,
             fontsize=8.5,
             ha="center",
             va="center",
