@@ -272,6 +272,14 @@ def test_the_page_holds_all_and_fetches_nothing(whole: Measured) -> None:
     assert f"Clean: {100 * clean:.1f}" in text
 
 
+def test_images_that_may_not_be_published_are_named_only(whole: Measured) -> None:
+    card = make_card(whole)
+    shown = figures(whole, card, images=False)
+    assert set(figures(whole, card)) - set(shown) == {"failures"}
+    text = bs4.BeautifulSoup(card_page(card, shown), "html.parser").get_text(" ", strip=True)
+    assert f"{100 * card.failures['confidence'].iloc[0]:.1f}" in text
+
+
 # --- The command ---------------------------------------------------------------------------------
 
 

@@ -114,6 +114,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     beside.add_argument(
         "--reference", metavar="CARD", help="a card's JSON, whose errors divide in the mCE"
     )
+    add("--no-images", action="store_true", help="show none, if they may not be published")
     add("--out", default="cards", metavar="FOLDER", help="where the cards go (default: cards)")
     return parser
 
@@ -126,7 +127,6 @@ def _run(args: argparse.Namespace) -> list[Path]:
         raise ValueError(
             f"one model or two can be given before the images, got {len(args.models)}."
         )
-    folder = Path(args.out)
     reference = None if args.reference is None else Card.load(args.reference).as_reference()
     protocol = Protocol(
         args.image_size,
@@ -168,9 +168,9 @@ def _run(args: argparse.Namespace) -> list[Path]:
             say=tqdm.write,
         )
         measured.append(found)
-        pages.append(_write(found, folder, args.data, reference))
+        pages.append(_write(found, args, reference))
     if len(measured) == 2:
-        pages.append(_write_comparison(measured, folder, names))
+        pages.append(_write_comparison(measured, Path(args.out), names))
     return pages
 
 
@@ -209,16 +209,17 @@ def _model(args: argparse.Namespace, place: int) -> CardModel:
     )
 
 
-def _write(measured: Measured, folder: Path, data: str | None, reference: Reference | None) -> Path:
+def _write(measured: Measured, args: argparse.Namespace, reference: Reference | None) -> Path:
     from robustlib.card.figures import figures  # late: matplotlib takes seconds
     from robustlib.card.page import write_card
     from robustlib.study import plotting
 
     plotting.use_style()
-    card = make_card(measured, data=data, reference=reference)
+    card = make_card(measured, data=args.data, reference=reference)
     for line in card.advice:
         print(line)
-    return write_card(card, figures(measured, card), folder)
+    drawn = figures(measured, card, images=not args.no_images)
+    return write_card(card, drawn, args.out)
 
 
 def _write_comparison(measured: Sequence[Measured], folder: Path, names: Sequence[str]) -> Path:

@@ -13,10 +13,13 @@ from robustlib.perturbations import Perturbation
 from robustlib.study import plotting
 
 
-def figures(measured: Measured, card: Card) -> dict[str, Figure]:
-    """By what each shows: accuracy, calibration, failures, beside; those that there is data for."""
+def figures(measured: Measured, card: Card, *, images: bool = True) -> dict[str, Figure]:
+    """By what each shows: accuracy, calibration, failures, beside; those that there is data for.
+
+    images: whether images may be shown; without them there is no picture of failures.
+    """
     found = {"accuracy": accuracy(card), "calibration": calibration(measured)}
-    if len(card.failures):
+    if images and len(card.failures):
         found["failures"] = failures(measured, card)
     if len(card.beside) > 1:
         found["beside"] = beside(card)

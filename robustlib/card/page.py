@@ -49,7 +49,8 @@ def card_page(card: Card, figures: Mapping[str, Figure]) -> str:
         "<h2>Attacks</h2>",
         *_attacks(card),
         "<h2>What it fails on</h2>",
-        drawn.get("failures", "<p>No image was right clean and wrong corrupted.</p>"),
+        drawn.get("failures", ""),
+        *_failures(card),
         "<h2>Beside others</h2>",
         *_beside(card, drawn),
         "<h2>How it was made</h2>",
@@ -283,6 +284,27 @@ def _attacks(card: Card) -> list[str]:
             table(checks),
         ]
     return parts
+
+
+def _failures(card: Card) -> list[str]:
+    if not len(card.failures):
+        return [_paragraph("No image was right clean and wrong corrupted.")]
+    found = card.failures
+    rows = pd.DataFrame(
+        {
+            "image": [row.file or row.image for row in found.itertuples()],
+            "right clean": found["label"],
+            "sure": [_percent(value) for value in found["clean_confidence"]],
+            "corruption": found["corruption"],
+            "named instead": found["predicted"],
+            "as sure": [_percent(value) for value in found["confidence"]],
+        }
+    )
+    text = (
+        f"Right clean, and most surely wrong at severity {found['severity'].iloc[0]}, each under "
+        "another corruption; confidence in percent."
+    )
+    return [_paragraph(text), table(rows)]
 
 
 def _beside(card: Card, drawn: Mapping[str, str]) -> list[str]:
