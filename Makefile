@@ -83,7 +83,8 @@ fidelity: $(INSTALLED)
 	@test -z '$(AUTOATTACK)' || $(PY) -m benchmarks.autoattack '$(AUTOATTACK)' $(ARGS)
 
 lab: $(INSTALLED)
-	@$(BIN)/jupyter-lab $(ARGS)
+	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter-lab \
+	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 lock: $(INSTALLED)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
