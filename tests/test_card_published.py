@@ -82,17 +82,21 @@ def test_cifar_c_is_read_as_others_read_it(tmp_path: Path, model: nn.Module) -> 
     assert found.labels.tolist() == labels[order].tolist()
 
 
-@pytest.mark.parametrize("ending", ["JPEG", "png"])
+@pytest.mark.parametrize(("ending", "categories"), [("JPEG", False), ("png", True)])
 def test_imagenet_c_is_read_as_others_read_it(
-    tmp_path: Path, model: nn.Module, ending: str
+    tmp_path: Path, model: nn.Module, ending: str, categories: bool
 ) -> None:
-    """A folder a corruption and severity, with the classes and names of the clean images."""
+    """A folder a corruption and severity, with the classes and names of the clean images.
+
+    By category, as its archives are, or not.
+    """
     labels = np.arange(COUNT) % CLASSES
     folder_of(tmp_path / "val", pixels(0, COUNT), labels, ending)
     published = tmp_path / "ImageNet-C"
+    within = {"fog": "weather", "gaussian_noise": "noise"} if categories else {}
     for seed, name in enumerate(NAMES):
         for severity in (1, 2, 3, 4, 5):
-            place = published / name / str(severity)
+            place = published / within.get(name, "") / name / str(severity)
             folder_of(place, pixels(10 * seed + severity, COUNT), labels, ending)
 
     images = load_images(tmp_path / "val", image_size=SIZE, outputs=CLASSES)
@@ -100,7 +104,8 @@ def test_imagenet_c_is_read_as_others_read_it(
     cells = protocol.cells
     found = ask(wrap(model, name="few"), images.split, cells, store=Store(tmp_path / "store"))
     for place, cell in enumerate(cells):
-        theirs = ImageFolder(str(published / cell.name / str(cell.severity)), ToTensor())
+        place_of = published / within.get(cell.name, "") / cell.name / str(cell.severity)
+        theirs = ImageFolder(str(place_of), ToTensor())
         answers = said(model, torch.stack([image for image, _ in theirs]))
         by_file = {
             str(Path(file).relative_to(theirs.root)): (int(answer), label)
@@ -109,3 +114,10 @@ def test_imagenet_c_is_read_as_others_read_it(
         expected = [by_file[file] for file in images.split.files]
         assert found.predicted[place].tolist() == [answer for answer, _ in expected]
         assert found.labels.tolist() == [label for _, label in expected]
+
+
+def test_a_name_in_two_categories_is_refused(tmp_path: Path) -> None:
+    for category in ("extra", "weather"):
+        (tmp_path / category / "fog" / "1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="fog is both in"):
+        Protocol(SIZE, stored=tmp_path)

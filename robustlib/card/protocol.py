@@ -16,7 +16,7 @@ from robustlib.core.checks import (
     settle,
 )
 from robustlib.evaluation.sanity import sanity_attacks
-from robustlib.exchange import Stored, stored_names
+from robustlib.exchange import Stored, stored_places
 from robustlib.perturbations import Attack, Perturbation, corruption_grid
 
 SMALL = 64
@@ -65,8 +65,9 @@ class Protocol:
         small = check_whole(self.image_size, "image_size", low=1) <= SMALL
         severities = self.severities or ((1, 2, 3, 4, 5) if small else (1, 3, 5))
         severities = tuple(sorted({check_severity(severity) for severity in severities}))
-        known = corruptions.names() if self.stored is None else stored_names(self.stored)
-        usual = corruptions.names("imagenet_c") if self.stored is None else known
+        places = {} if self.stored is None else stored_places(self.stored)
+        known = list(places) or corruptions.names()
+        usual = list(places) or corruptions.names("imagenet_c")
         names = check_names(self.corruptions or usual, known, "corruption")
         settle(self, corruptions=tuple(names), severities=severities)
         settle(self, attacks=tuple(check_names(self.attacks, attacks.names(), "attack")))
@@ -76,9 +77,11 @@ class Protocol:
         for name in ("attacked", "checked"):
             settle(self, **{name: check_whole(getattr(self, name), name, low=0)})
         settle(self, seed=check_seed(self.seed))
-        grid: list[Perturbation] = list(corruption_grid(names, severities))
-        if self.stored is not None:
-            grid = [Stored(name, s, self.stored) for name in names for s in severities]
+        grid: list[Perturbation] = []
+        if places:
+            grid += [Stored(name, s, places[name]) for name in names for s in severities]
+        else:
+            grid += corruption_grid(names, severities)
         settle(self, cells=tuple(grid))
 
     @property

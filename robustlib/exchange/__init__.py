@@ -7,7 +7,15 @@ here, the official releases among them. `Benchmark` is a benchmark of corruption
 
 from robustlib.exchange.benchmark import Benchmark
 from robustlib.exchange.files import MANIFEST
-from robustlib.exchange.reading import Stored, stored_names
+from robustlib.exchange.reading import Stored, stored_names, stored_places
 from robustlib.exchange.writing import export_cifar_c, export_imagenet_c
 
-__all__ = ["MANIFEST", "Benchmark", "Stored", "export_cifar_c", "export_imagenet_c", "stored_names"]
+__all__ = [
+    "MANIFEST",
+    "Benchmark",
+    "Stored",
+    "export_cifar_c",
+    "export_imagenet_c",
+    "stored_names",
+    "stored_places",
+]

@@ -313,6 +313,34 @@ def stored_names(folder: str | Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def stored_places(folder: str | Path) -> dict[str, Path]:
+    """The perturbations found in a folder, or in its subfolders, and where each lies.
+
+    Many keep ImageNet-C by category, `blur/defocus_blur/1/...`, as its archives are named.
+    Raises `DataError` if there are none, or one of a name in two subfolders.
+    """
+    folder = Path(folder)
+    try:
+        return dict.fromkeys(stored_names(folder), folder)
+    except DataError:
+        subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
+        found: dict[str, Path] = {}
+        for place in subfolders:
+            try:
+                names = stored_names(place)
+            except DataError:
+                continue
+            if twice := found.keys() & set(names):
+                raise DataError(
+                    f"{min(twice)} is both in {shown(found[min(twice)])} and {shown(place)}; "
+                    "name one of these folders."
+                ) from None
+            found |= dict.fromkeys(names, place)
+        if not found:
+            raise
+        return found
+
+
 def _check_apart(paired: Mapping[int, str], names: Mapping[int, str], folder: Path) -> None:
     """Raise `DataError` if one file would stand for two images, such as a.jpg and a.png."""
     taken: dict[str, int] = {}
