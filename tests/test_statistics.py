@@ -105,6 +105,11 @@ def test_equal_seeds_add_nothing_but_never_narrow_the_interval_of_the_images() -
         assert crossed_interval(values).high >= images.high - 1e-12
 
 
+def blocks_order(images: int) -> np.ndarray:
+    """In which order images are dealt out to blocks."""
+    return np.random.default_rng(0).permutation(images) if images > 50 else np.arange(images)
+
+
 @pytest.mark.parametrize("images", [7, 50, 83, 1000])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_jackknife_of_a_mean_is_that_of_its_blocks(seeds: int, images: int) -> None:
@@ -113,8 +118,9 @@ def test_the_jackknife_of_a_mean_is_that_of_its_blocks(seeds: int, images: int) 
     np.testing.assert_allclose(found.value, correct.mean((0, 3)))
     blocks = found.cells.shape[-1]
     assert blocks == {7: 7, 50: 50, 83: 41, 1000: 50}[images]
+    order = blocks_order(images)
     for block in (0, blocks - 1):
-        own = correct[..., block::blocks]
+        own = correct[..., order[block::blocks]]
         if block == 0 and images % blocks:  # what is left over lies in the first blocks
             assert own.shape[-1] == images // blocks + 1
         np.testing.assert_allclose(
@@ -135,9 +141,10 @@ def test_the_jackknife_equals_a_plain_loop() -> None:
         return float(ratio(correct[seeds][..., images].mean((0, 3))))
 
     found = jackknife(ratio, correct)
-    seeds, images = range(3), range(100)
+    seeds, images = range(3), blocks_order(100).tolist()
     for s, b in itertools.product(range(3), (0, 17, 49)):
-        left, rest = [x for x in seeds if x != s], [x for x in images if x % 50 != b]
+        left = [x for x in seeds if x != s]
+        rest = [x for place, x in enumerate(images) if place % 50 != b]
         expected = (
             150 * of([*seeds], [*images])
             - 100 * of(left, [*images])
@@ -410,6 +417,26 @@ def test_coverage_of_mce() -> None:
         found = mce_estimates(rng.random(logits.shape) < special.expit(logits))[1].interval()
         held += found.low <= truth <= found.high
     assert 0.93 < held / 2500 < 0.99
+
+
+def test_coverage_where_classes_take_turns() -> None:
+    """Neighbours ten images apart are of one class, and classes differ much."""
+    rng = np.random.default_rng(11)
+    seeds, images, classes, draws, held = 3, 500, 10, 1000, 0
+    base = rng.normal(0, 1.5, (2, 2, classes))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    accuracy = (special.expit(base[..., None] + 0.2 * nodes) @ weights).mean(-1) / weights.sum()
+    truth = accuracy[1, 1] / accuracy[0, 0]
+
+    def ratio(found: np.ndarray) -> np.ndarray:
+        return found[..., 1, 1] / found[..., 0, 0]
+
+    chances = np.tile(base, images // classes)
+    for _ in range(draws):
+        logits = chances + 0.2 * rng.standard_normal((seeds, 2, 2, 1))
+        found = jackknife(ratio, rng.random(logits.shape) < special.expit(logits)).interval()
+        held += found.low <= truth <= found.high
+    assert 0.93 < held / draws < 0.99
 
 
 def test_the_jackknife_takes_little_memory() -> None:

@@ -321,7 +321,9 @@ def jackknife(statistic: Statistic, correct: np.ndarray) -> Estimate:
             `Evaluation.per_seed`.
 
     Returns the statistic of the accuracies averaged over seeds, with cells (seeds, blocks): about
-    50 blocks (`BLOCKS`), of neighbours 50 images apart; of single images where there are fewer.
+    50 blocks (`BLOCKS`) of images that a fixed random order puts together; of single images where
+    there are fewer. Neighbours, or every 50th image, would not do: in a data set whose classes
+    take turns, these are of one class, and differ more than blocks drawn at random do.
 
     Raises:
         ValueError: no seed, fewer than two images, or values outside [0, 1].
@@ -396,11 +398,13 @@ def _block_sums(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     per_block = -(-images // BLOCKS)
     blocks = images // per_block
     kept = images // blocks * blocks
+    order = np.random.default_rng(0).permutation(images) if per_block > 1 else np.arange(images)
     sums = np.empty((len(correct), blocks, *correct.shape[1:-1]))
     kind = np.int64 if correct.dtype == bool else np.float64
     for seed, values in enumerate(correct):
         if not (values.min() >= 0 and values.max() <= 1):  # true for NaN, too
             raise ValueError("correct must lie in [0, 1], without NaN.")
+        values = values[..., order]
         parts = values[..., :kept].reshape(*values.shape[:-1], -1, blocks)
         found = parts.sum(axis=-2, dtype=kind)
         found[..., : images - kept] += values[..., kept:]
