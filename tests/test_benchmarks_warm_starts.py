@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -274,7 +275,6 @@ def test_corruptions_and_budget_are_those_of_the_runs() -> None:
     assert warm_starts.BUDGET.weight_decay == record["weight_decay"]
 
 
-@pytest.mark.skipif(not warm_starts.TABLE.is_file(), reason="not measured yet")
 def test_the_committed_table_is_whole_and_the_atlas_of_record_follows_the_rule() -> None:
     found = pd.read_csv(warm_starts.TABLE)
     assert list(found)[5:] == ["clean", *warm_starts.CORRUPTIONS]
@@ -285,3 +285,24 @@ def test_the_committed_table_is_whole_and_the_atlas_of_record_follows_the_rule()
     record = ROOT / "params" / "cifar10" / "04_corruption_overlap.yaml"
     warm = yaml.safe_load(record.read_text())["finetune_epochs"] > 0
     assert warm_starts.holds(found) == warm
+
+
+def test_readme_says_what_the_table_says() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"<!-- warm -->\n(.*)<!-- /warm -->", readme, re.DOTALL)
+    assert shown
+    text = " ".join(shown[1].split())
+    table = pd.read_csv(warm_starts.TABLE)
+    scratch, warm = (
+        warm_starts.accuracies(table, way.name, way.seeds, warm_starts.TEST_IMAGES[0])
+        for way in (warm_starts.SCRATCH, warm_starts.WARM)
+    )
+    found, bias = warm_starts.compare(scratch, warm), warm_starts.biases(scratch, warm)["verdict"]
+    numbers = f"{found['corrected_apart']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    assert f"rank correlation of {numbers}" in text
+    assert found["corruptions"] == 10
+    assert f"for {(bias == 'within').sum()} of {len(bias)} corruptions" in text
+    assert f"{' and '.join(bias.index[bias == 'undecided'])} that is undecided" in text
+    assert not (bias == "beyond").any()
+    cost = warm_starts.seconds(table)
+    assert f"the cost is {100 * cost['warm'] / cost['scratch']:.0f} %" in text
