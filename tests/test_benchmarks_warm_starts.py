@@ -306,3 +306,9 @@ def test_readme_says_what_the_table_says() -> None:
     assert not (bias == "beyond").any()
     cost = warm_starts.seconds(table)
     assert f"the cost is {100 * cost['warm'] / cost['scratch']:.0f} %" in text
+    cheaper = [round(100 * cost[way.name] / cost["scratch"]) for way in WAYS[2:]]
+    assert f"at {cheaper[0]} and {cheaper[1]} % of the cost" in text
+    for way in WAYS[2:]:
+        side = warm_starts.accuracies(table, way.name, way.seeds, warm_starts.TEST_IMAGES[0])
+        assert warm_starts.compare(scratch, side)["corrected_apart"] > 0.9
+        assert not (warm_starts.biases(scratch, side)["verdict"] == "beyond").any()

@@ -98,7 +98,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--attacked", type=int, default=50, metavar="N", help="images attacked (default: 50)"
     )
     what.add_argument(
-        "--checked", type=int, default=20, metavar="N", help="checked for masked gradients (20)"
+        "--checked",
+        type=int,
+        metavar="N",
+        help="checked for masked gradients (default: 20 up to 64 px, else 10)",
     )
     what.add_argument("--eps", metavar="R", help="Linf radius, such as 2/255")
     what.add_argument(

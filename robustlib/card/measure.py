@@ -110,13 +110,12 @@ def measure(
         )
         say(_in_budget(budget, protocol, n, len(split)))
     split = split.first(n)
-    protocol = replace(
-        protocol, attacked=min(protocol.attacked, n), checked=min(protocol.checked, n)
-    )
+    check_count = min(protocol.checked or 0, n)
+    protocol = replace(protocol, attacked=min(protocol.attacked, n), checked=check_count)
     attacks = protocol.attack_cells()
-    checks = sanity_attacks(protocol.radius) if protocol.checked else []
+    checks = sanity_attacks(protocol.radius) if check_count else []
     total = n * (1 + len(protocol.cells)) + protocol.attacked * sum(map(passes, attacks))
-    total += protocol.checked * sum(map(passes, checks))
+    total += check_count * sum(map(passes, checks))
     bar = tqdm(
         total=total,
         desc="clean",
@@ -140,9 +139,9 @@ def measure(
             least = attacked.table["accuracy"].min()
             say(f"Attacked: {100 * least:.0f} % of {protocol.attacked} images withstand the worst.")
         sanity = None
-        if protocol.checked:
+        if check_count:
             bar.set_description("checks of gradients")
-            part = split.first(protocol.checked)
+            part = split.first(check_count)
             sanity = sanity_table(
                 [classifier],
                 part,
@@ -151,7 +150,7 @@ def measure(
                 progress=False,
                 **usual,
             )
-            bar.update(protocol.checked * sum(map(passes, checks)))
+            bar.update(check_count * sum(map(passes, checks)))
     return Measured(
         model, images, protocol, n, tuple(found), clean.joined(answers), attacked, sanity, budget
     )

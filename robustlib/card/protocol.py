@@ -39,7 +39,8 @@ class Protocol:
             make them; see `robustlib.exchange.Stored`.
         attacks: names; the five of the M-TLAT study if not given.
         attacked: images that are attacked, the first ones; 0 for no attack.
-        checked: images on which it is checked that gradients aren't masked; 0 for no check.
+        checked: images on which it is checked that gradients aren't masked, 0 for no check. If not
+            given: 20 for images of up to `SMALL` px, else 10, since it takes long.
         eps: Linf radius of the attacks. If not given: 2/255 for images of up to `SMALL` px, else
             1/255. Those in L2 get `radius_l2`.
         seed: source of all randomness.
@@ -55,7 +56,7 @@ class Protocol:
     stored: Path | None = None
     attacks: tuple[str, ...] = attacks.FIVE
     attacked: int = 50
-    checked: int = 20
+    checked: int | None = None
     eps: float | str | None = None
     seed: int = 0
     cells: tuple[Perturbation, ...] = field(init=False, repr=False)
@@ -74,6 +75,8 @@ class Protocol:
         eps = self.eps if self.eps is not None else "2/255" if small else "1/255"
         unit = "pixels in [0, 1]"
         settle(self, radius=check_number(eps, "eps", low=0, high=0.49, above=True, unit=unit))
+        if self.checked is None:
+            settle(self, checked=20 if small else 10)
         for name in ("attacked", "checked"):
             settle(self, **{name: check_whole(getattr(self, name), name, low=0)})
         settle(self, seed=check_seed(self.seed))
