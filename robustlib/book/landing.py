@@ -148,7 +148,7 @@ def landing_page(
     chapters: by run, what it shows and its chapters' titles by notebook. cards: titles of the
     report cards by file.
     """
-    opening = results.figure(["gallery"])
+    opening = results.figure(["gallery"], "default")  # generated images, which anyone may copy
     return render(
         "landing",
         "How robust is an image classifier, and to what?",

@@ -19,11 +19,11 @@ def table(name: str) -> pd.DataFrame | None:
     return committed(RUN, name) if _file(f"{name}.csv").is_file() else None
 
 
-def figure(names: Iterable[str]) -> tuple[str, bytes] | None:
+def figure(names: Iterable[str], run: str = RUN) -> tuple[str, bytes] | None:
     """Name and PNG of the first of these pictures that has been committed; None if none has."""
     for name in names:
-        if _file(f"{name}.png").is_file():
-            return name, _file(f"{name}.png").read_bytes()
+        if _file(f"{name}.png", run).is_file():
+            return name, _file(f"{name}.png", run).read_bytes()
     return None
 
 
@@ -33,5 +33,5 @@ def origin(name: str) -> dict[str, Any]:
     return next((record for record in records if name in record["tables"]), {})
 
 
-def _file(name: str) -> Path:
-    return paths.project_root() / "results" / RUN / name
+def _file(name: str, run: str = RUN) -> Path:
+    return paths.project_root() / "results" / run / name
