@@ -204,6 +204,14 @@ def test_advice_is_computed() -> None:
     assert "46 points above its accuracy" in third  # .9 against 7 / 16
 
 
+def test_advice_says_where_the_atlas_knows_no_help() -> None:
+    protocol = Protocol(
+        16, corruptions=("jpeg_compression",), severities=(3,), attacked=0, checked=0
+    )
+    first, _ = advice(by_hand([[1, 1, 1, 1], [0, 0, 0, 1]], protocol))
+    assert first.endswith("training with it gained next to nothing.")
+
+
 def test_a_card_without_the_checkout_has_no_atlas(
     whole: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

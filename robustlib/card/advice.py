@@ -41,6 +41,8 @@ def _by_the_atlas(name: str) -> str:
     gains = _gains(name)
     if gains is None:
         return ""
+    if gains[name] < _GAIN:
+        return " In the atlas (small networks, CIFAR-10), training with it gained next to nothing."
     others = gains.drop(name)
     helped = others[others > _GAIN].nlargest(_HELPED)
     harmed = others[others < -_GAIN].nsmallest(_HELPED)
