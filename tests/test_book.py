@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
 import json
 import re
 import subprocess
@@ -10,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from robustlib import corruptions
 from robustlib.book import corruption_pages, landing, record, site
@@ -472,3 +476,19 @@ def test_make_builds_the_book_and_cleans_all_but_the_record(tmp_path: Path) -> N
         ["make", "-n", "report"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert "-m robustlib.book" in dry.stdout
+
+
+def test_heavy_pictures_are_stored_in_256_colours() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    small = base64.b64encode(b"no picture, but small").decode()
+    cell = nbformat.v4.new_code_cell("draw()")
+    for data in (base64.b64encode(held.getvalue()).decode(), small):
+        cell.outputs.append(nbformat.v4.new_output("display_data", {"image/png": data}))
+    (light,) = record.with_light_pictures(nbformat.v4.new_notebook(cells=[cell])).cells
+    stored = base64.b64decode(light.outputs[0].data["image/png"])
+    assert len(stored) < len(held.getvalue()) / 2
+    shown = np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"), dtype=int)
+    assert np.abs(shown - pixels).mean() < 32
+    assert light.outputs[1].data["image/png"] == small

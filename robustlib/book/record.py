@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
+from PIL import Image
 
 from robustlib.core import paths
 from robustlib.core.checks import check_name
@@ -20,6 +23,8 @@ from robustlib.study.runner import plan
 
 LIMIT = 2_000_000
 """Largest size of a committed notebook in bytes."""
+HEAVY = 100_000
+"""Bytes of a picture from which on it is stored in 256 colours."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ def record(run: str) -> list[Path]:
             f"there is no executed notebook of the run {run!r}; make them with: "
             f"python -m robustlib.study {option}"
         )
-    notebooks = {file.stem: with_text_of_today(_read(file), file.stem) for file in files}
+    notebooks = {
+        file.stem: with_light_pictures(with_text_of_today(_read(file), file.stem)) for file in files
+    }
     said = [
         f"{stem}.ipynb: {fault}"
         for stem, notebook in notebooks.items()
@@ -154,6 +161,21 @@ def with_text_of_today(executed: NotebookNode, stem: str) -> NotebookNode:
         result.cells.append(next(ran) if cell.cell_type == "code" else cell)
         if "parameters" in cell.metadata.get("tags", []):
             result.cells += [other for other in executed.cells if _is_injected(other)]
+    return result
+
+
+def with_light_pictures(executed: NotebookNode) -> NotebookNode:
+    """The same with pictures of `HEAVY` bytes or more in 256 colours, if that makes them less."""
+    result = copy.deepcopy(executed)
+    for cell in _code_cells(result):
+        for output in cell.outputs:
+            picture = base64.b64decode(output.get("data", {}).get("image/png", ""))
+            if len(picture) >= HEAVY:
+                lighter = io.BytesIO()
+                image = Image.open(io.BytesIO(picture)).convert("RGB")
+                image.quantize(256).save(lighter, "PNG", optimize=True)
+                least = min(picture, lighter.getvalue(), key=len)
+                output["data"]["image/png"] = base64.b64encode(least).decode()
     return result
 
 
