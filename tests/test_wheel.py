@@ -160,6 +160,10 @@ def imported(folder: Path) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"robustlib"}
 
 
+ABOVE = ("pages", "study", "card", "book")
+"""Floors that come with the extra `study`."""
+
+
 def test_every_package_that_is_imported_is_declared() -> None:
     """What the study or a cluster alone needs is in its extra; the rest is a dependency."""
     known = metadata.packages_distributions()
@@ -171,7 +175,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     for folder in floors:
         for module in imported(folder) & set(known):
             owners = {canonicalize_name(name) for name in known[module]}
-            allowed = {"study": study, "core": core}.get(folder.name, base)
+            allowed = core if folder.name == "core" else study if folder.name in ABOVE else base
             assert owners & allowed, (folder.name, module)
     cells = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
     for module in set(re.findall(r'"(?:import|from) (\w+)', cells)) & set(known):

@@ -19,7 +19,9 @@ from PIL import Image
 from robustlib.core import paths
 from robustlib.core.checks import check_name
 from robustlib.study import report
-from robustlib.study.runner import plan
+from robustlib.study.declarations import declared
+from robustlib.study.runner import read_params
+from robustlib.study.values import coerce
 
 LIMIT = 2_000_000
 """Largest size of a committed notebook in bytes."""
@@ -204,14 +206,20 @@ def _cells(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 
 def _other_parameters(had: dict[str, Any], stem: str, run: str) -> str:
-    root = paths.project_root()
-    params = root / RUNS[run].params if RUNS[run].params else None
-    (job,) = plan(root / "notebooks", run=run, params=params, only=[stem])
-    names = sorted({*had, *job.parameters} - set(_ANYWHERE))
+    """What differs from the run's parameters, whose data may be missing here."""
+    known = declared(_source(stem))
+    wanted: dict[str, Any] = {name: entry.default for name, entry in known.items()}
+    if RUNS[run].params:
+        folder = paths.project_root() / RUNS[run].params
+        stems = [file.stem for file in _source(stem).parent.glob("*.ipynb")]
+        wanted |= read_params(folder, stems).get(stem, {})
+    wanted |= {"run": run} if "run" in known else {}
+    wanted = {name: coerce(name, value, known[name].type) for name, value in wanted.items()}
+    names = sorted({*had, *wanted} - set(_ANYWHERE))
     return ", ".join(
-        f"{name} {had.get(name)!r} instead of {job.parameters.get(name)!r}"
+        f"{name} {had.get(name)!r} instead of {wanted.get(name)!r}"
         for name in names
-        if had.get(name) != job.parameters.get(name)
+        if had.get(name) != wanted.get(name)
     )
 
 

@@ -314,7 +314,8 @@ def _beside(card: Card, drawn: Mapping[str, str]) -> list[str]:
     text = (
         f"This card: {card.images['n']} images, severities {severities}, corruptions as this "
         "library makes them. Published: all test images, severities 1 to 5, the files of the "
-        "original benchmark. So compare ranks rather than points."
+        "original benchmark. Images here may be easier or harder than those: compare the clean "
+        "accuracies first, and don't make much of a few points."
     )
     return [_paragraph(text), drawn["beside"]]
 

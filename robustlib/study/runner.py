@@ -75,7 +75,7 @@ def plan(
     if not files:
         raise ValueError(f"there is no notebook in {notebooks}.")
     chosen = sorted({_find(name, list(files)) for name in only}) or list(files)
-    from_files = _read_params(params, list(files)) if params else {}
+    from_files = read_params(params, list(files)) if params else {}
     declarations = {stem: declared(files[stem]) for stem in chosen}
     known = sorted({name for found in declarations.values() for name in found})
     for name, _ in overrides:
@@ -110,7 +110,7 @@ def _find(name: str, stems: Sequence[str]) -> str:
     return starting[0] if len(starting) == 1 else check_name(stem, stems, "notebook")
 
 
-def _read_params(folder: Path, stems: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_params(folder: Path, stems: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The values of every YAML file in `folder`, by notebook."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder of parameters {folder}.")
