@@ -209,6 +209,20 @@ def test_a_budget_says_what_fits(images: CardImages, store: Store) -> None:
     assert "1 minutes are enough for 60 of 60 images at severity 1, 5" in told[0]
 
 
+def test_withstanding_all_attacks_is_told_image_by_image(images: CardImages, store: Store) -> None:
+    told: list[str] = []
+    found = measured(images, store, scale=2, say=told.append)
+    assert found.attacked is not None
+    right = found.attacked.correct.all(axis=0)
+    assert f"{100 * right.mean():.0f} % of 20 images withstand all attacks" in told[-1]
+
+
+def test_a_budget_is_checked_before_any_work(images: CardImages, store: Store) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        measured(images, store, budget=-1)
+    assert not (store.root / "answers").exists()
+
+
 def test_images_of_another_size_are_refused(images: CardImages, store: Store) -> None:
     model = card_model(brightest(), image_size=16)
     with pytest.raises(ValueError, match="32 px"):

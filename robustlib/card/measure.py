@@ -17,6 +17,7 @@ from robustlib.card.images import CardImages
 from robustlib.card.model import CardModel
 from robustlib.card.protocol import SMALL, Protocol, passes
 from robustlib.card.slips import Slip
+from robustlib.core.checks import check_number
 from robustlib.core.inference import device_of
 from robustlib.core.jobs import cores
 from robustlib.core.store import Store
@@ -89,7 +90,8 @@ def measure(
         progress: show a bar with the time left on standard output.
 
     Raises:
-        ValueError: images of another size than the protocol's, or the model fails on them.
+        ValueError: images of another size than the protocol's, a budget that isn't positive, or
+            the model fails on the images.
     """
     split, classifier = images.split, model.classifier
     if split.image_size != protocol.image_size:
@@ -97,6 +99,8 @@ def measure(
             f"the protocol is for images of {protocol.image_size} px, these have "
             f"{split.image_size} px; make both the same."
         )
+    if budget is not None:
+        budget = check_number(budget, "budget", low=0, above=True, unit="minutes")
     n = len(split)
     few = split.first(min(50, n))
     usual: dict[str, Any] = {"store": store, "seed": protocol.seed}
@@ -129,15 +133,17 @@ def measure(
         clean = ask(classifier, split, [Clean()], tell=bar.update, **usual)
         say(f"Clean: {_share(clean.correct[0])}.")
         bar.set_description("corruptions")
-        answers = ask(classifier, few, [Clean(), *protocol.cells], **usual)
-        say(f"Corrupted: {100 * answers.correct[1:].mean():.0f} % on the first {len(few)} images.")
+        first = ask(classifier, few, protocol.cells, **usual)
+        say(f"Corrupted: {100 * first.correct.mean():.0f} % on the first {len(few)} images.")
         answers = ask(classifier, split, protocol.cells, tell=bar.update, **usual)
         attacked = None
         if protocol.attacked:
             part = split.first(protocol.attacked)
             attacked = _attack(model, part, attacks, protocol, store, bar)
-            least = attacked.table["accuracy"].min()
-            say(f"Attacked: {100 * least:.0f} % of {protocol.attacked} images withstand the worst.")
+            least = attacked.correct.all(axis=0).mean()
+            say(
+                f"Attacked: {100 * least:.0f} % of {protocol.attacked} images withstand all attacks."
+            )
         sanity = None
         if check_count:
             bar.set_description("checks of gradients")
