@@ -141,9 +141,8 @@ def measure(
             part = split.first(protocol.attacked)
             attacked = _attack(model, part, attacks, protocol, store, bar)
             least = attacked.correct.all(axis=0).mean()
-            say(
-                f"Attacked: {100 * least:.0f} % of {protocol.attacked} images withstand all attacks."
-            )
+            share = f"{100 * least:.0f} % of {protocol.attacked} images"
+            say(f"Attacked: {share} withstand all attacks.")
         sanity = None
         if check_count:
             bar.set_description("checks of gradients")
