@@ -20,7 +20,7 @@ help:
 	@echo 'make bench     measure speed beside what you would use instead'
 	@echo 'make fidelity  compare corruptions with outputs of the published code in REFERENCE=folder,'
 	@echo '               attacks with a checkout of the official AutoAttack in AUTOATTACK=folder'
-	@echo 'make lab       open JupyterLab in the environment'
+	@echo 'make lab       open your copies of the notebooks, made in lab/ once, in JupyterLab'
 	@echo 'make report    build the book: chapters of record, corruptions, results, report cards'
 	@echo 'make clean     delete reports but those of record, stored models and caches; keep .venv and data'
 	@echo 'make lock      resolve pyproject.toml into requirements.lock again'
@@ -83,8 +83,12 @@ fidelity: $(INSTALLED)
 	@test -z '$(AUTOATTACK)' || $(PY) -m benchmarks.autoattack '$(AUTOATTACK)' $(ARGS)
 
 lab: $(INSTALLED)
+	@for notebook in notebooks/*.ipynb notebooks/solutions/*.ipynb; do \
+	    copy="lab/$${notebook#notebooks/}"; mkdir -p "$${copy%/*}"; \
+	    test -e "$$copy" || cp "$$notebook" "$$copy"; \
+	done
 	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter-lab \
-	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+	    --LabApp.default_url=/lab/tree/lab/00_start_here.ipynb $(ARGS)
 
 lock: $(INSTALLED)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

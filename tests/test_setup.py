@@ -130,6 +130,26 @@ def test_extra_arguments_reach_the_study() -> None:
     assert "robustlib.study -p epochs 4" in result.stdout
 
 
+def test_jupyterlab_opens_copies_and_keeps_them(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    program = tmp_path / ".venv" / "bin" / "jupyter-lab"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+    for name in ("00_start_here.ipynb", "solutions/00_start_here.ipynb"):
+        (tmp_path / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "notebooks" / name).write_text("as it came")
+    first = make("lab", cwd=tmp_path)
+    assert "tree/lab/00_start_here.ipynb" in first.stdout, first.stderr
+    mine, solution = (tmp_path / "lab" / f"{kind}00_start_here.ipynb" for kind in ("", "solutions/"))
+    assert mine.read_text() == solution.read_text() == "as it came"
+    mine.write_text("with outputs")
+    assert make("lab", cwd=tmp_path).returncode == 0
+    assert mine.read_text() == "with outputs"
+
+
 def test_citation_names_the_three_papers() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
