@@ -143,7 +143,9 @@ def test_jupyterlab_opens_copies_and_keeps_them(tmp_path: Path) -> None:
         (tmp_path / "notebooks" / name).write_text("as it came")
     first = make("lab", cwd=tmp_path)
     assert "tree/lab/00_start_here.ipynb" in first.stdout, first.stderr
-    mine, solution = (tmp_path / "lab" / f"{kind}00_start_here.ipynb" for kind in ("", "solutions/"))
+    mine, solution = (
+        tmp_path / "lab" / f"{kind}00_start_here.ipynb" for kind in ("", "solutions/")
+    )
     assert mine.read_text() == solution.read_text() == "as it came"
     mine.write_text("with outputs")
     assert make("lab", cwd=tmp_path).returncode == 0
