@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from robustlib import corruptions
-from robustlib.book import corruption_pages, landing, record, site
+from robustlib.book import corruption_pages, headlines, landing, record, site
 from robustlib.book.__main__ import main
 from robustlib.book.templates import breakable, linked, prose
 from robustlib.core import paths
@@ -315,6 +315,47 @@ def test_the_first_page_is_light_and_leads_everywhere(book: Path) -> None:
     assert "Card of a & b" in text
     assert "This run is not recorded yet." in text
     assert (book / "cards" / "mine.html").read_text().endswith("x</body></html>")
+
+
+def test_headlines_say_what_the_tables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {
+        "adversarial_overlap": pd.DataFrame(
+            {
+                "method": ["fgsm", "pgd", "pgd", "pgd", "pgd"],
+                "radius": [2.0, 2.0, 2.0, 2.0, 8.0],
+                "gain_low": [0.1, 0.1, -0.1, -0.2, 0.1],
+                "gain_high": [0.2, 0.2, 0.1, -0.1, 0.2],
+            }
+        ),
+        "mtlat_gains": pd.DataFrame(
+            {
+                "comparison": ["equal steps", "equal compute", "equal compute"],
+                "recipe": ["mtlat", "mtlat", "pgd"],
+                "group": ["clean images"] * 3,
+                "gain": [0.5, -0.0123, 0.5],
+                "low": [0.4, -0.0201, 0.4],
+                "high": [0.6, 0.0049, 0.6],
+            }
+        ),
+        "effective_numbers": pd.DataFrame(
+            {
+                "benchmark": ["ImageNet-C, 15", "ImageNet-C, 15", "all"],
+                "order": [0, 1, 1],
+                "effective_number": [9.0, 3.44, 9.0],
+                "low": [8.0, 3.01, 8.0],
+                "high": [10.0, 3.99, 10.0],
+                "corruptions": [14, 14, 42],
+            }
+        ),
+    }
+    monkeypatch.setattr(headlines.results, "table", tables.get)
+    assert "radius 2/255 clearly helps on 1 of 3 corruptions, and clearly harms on 1." in (
+        headlines.independence()
+    )
+    assert headlines.mtlat().endswith("at equal compute: clean images -1.2 (-2.0 to 0.5).")
+    assert "14 have a score: they are worth 3.4 (3.0 to 4.0)" in headlines.overlap()
+    monkeypatch.setattr(headlines.results, "table", lambda name: None)
+    assert [question.headline() for question in landing.QUESTIONS] == ["", "", ""]
 
 
 @pytest.mark.parametrize("question", landing.QUESTIONS, ids=lambda q: q.claims)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robustlib import corruptions
-from robustlib.book import results
+from robustlib.book import headlines, results
 from robustlib.book.templates import data_uri, render
 
 
@@ -21,6 +21,7 @@ class Question:
         text: the question.
         paper: where it was asked.
         notebook: the chapter that answers it.
+        headline: the answer in numbers, one sentence; "" without results.
         claims: table of what was measured of the paper's claims.
         pictures: figures of the run of record by name, with a caption; the first there is is shown.
     """
@@ -28,6 +29,7 @@ class Question:
     text: str
     paper: str
     notebook: str
+    headline: Callable[[], str]
     claims: str
     pictures: Mapping[str, str]
 
@@ -38,6 +40,7 @@ QUESTIONS = (
         "Are Adversarial Robustness and Common Perturbation Robustness Independent Attributes? "
         "(2019), arXiv 1909.02436",
         "02_common_vs_adversarial",
+        headlines.independence,
         "claims_independence",
         {
             "adversarial_matrix": "Points of accuracy that adversarial training gains or loses on "
@@ -51,6 +54,7 @@ QUESTIONS = (
         "Addressing Neural Network Robustness with Mixup and Targeted Labeling Adversarial "
         "Training (2020), arXiv 2008.08384",
         "03_mtlat",
+        headlines.mtlat,
         "claims_mtlat",
         {
             "mtlat_parts": "Points of accuracy that M-TLAT and recipes with a part of it gain over "
@@ -62,6 +66,7 @@ QUESTIONS = (
         "Which corruptions of a benchmark measure the same thing?",
         "Using the Overlapping Score to Improve Corruption Benchmarks (2021), arXiv 2105.12357",
         "04_corruption_overlap",
+        headlines.overlap,
         "claims_overlap",
         {"overlap_atlas": "Overlapping scores of all pairs of corruptions, clustered"},
     ),
@@ -81,11 +86,12 @@ class Claim:
 class Answer:
     """What the run of record says to a question.
 
-    summary: one sentence. claims: empty if there is no result yet. origin: of the results.
-    picture: an address that holds it, or "". caption: its text.
+    headline: the answer in numbers, or "". summary: of the verdicts. claims: empty if there is no
+    result yet. origin: of the results. picture: an address that holds it, or "". caption: its text.
     """
 
     question: Question
+    headline: str
     summary: str
     claims: list[Claim]
     origin: str
@@ -102,6 +108,7 @@ def answer(question: Question) -> Answer:
     name, png = found or ("", b"")
     return Answer(
         question,
+        question.headline(),
         summary([claim.verdict for claim in claims]),
         claims,
         _origin(results.origin(question.claims)),
