@@ -15,7 +15,7 @@ def independence() -> str:
     if table is None or "radius" not in table:
         return ""
     pgd = table[table["method"] == "pgd"]
-    radius = pgd.loc[(pgd["radius"] - RADIUS).abs().idxmin(), "radius"]
+    radius = min(pgd["radius"], key=lambda each: abs(each - RADIUS))
     near = pgd[pgd["radius"] == radius]
     helped, harmed = (near["gain_low"] > 0).sum(), (near["gain_high"] < 0).sum()
     return (
@@ -42,7 +42,7 @@ def overlap() -> str:
     table = results.table("effective_numbers")
     if table is None:
         return ""
-    worth = table[table["order"] == 1].set_index("benchmark").loc["ImageNet-C, 15"]
+    worth = table[(table["order"] == 1) & (table["benchmark"] == "ImageNet-C, 15")].iloc[0]
     return (
         f"Of ImageNet-C's fifteen, {worth['corruptions']:.0f} have a score: they are worth "
         f"{worth['effective_number']:.1f} ({_span(worth)}) corruptions without overlap."
