@@ -519,6 +519,31 @@ def test_make_builds_the_book_and_cleans_all_but_the_record(tmp_path: Path) -> N
     assert "-m robustlib.book" in dry.stdout
 
 
+def test_images_that_are_not_ours_are_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(record.RUNS, "default", record.Run("photographs", own_images=False))
+    finish(project, executed(project))
+    assert record.record("default")
+    write_source(project, code="figure = plotting.image_grid(images)")
+    notebook = executed(project)
+    (fault,) = record.faults(notebook, STEM, "default")
+    assert "may not be published" in fault
+    finish(project, notebook)
+    (file,) = record.record("default")
+    kept = nbformat.read(file, as_version=4)
+    assert [output.data for output in kept.cells[3].outputs] == [
+        {"text/plain": "2"},
+        {"text/markdown": record.LEFT_OUT},
+    ]
+    assert record.faults(kept, STEM, "default") == []
+
+
+def test_every_call_that_shows_images_exists() -> None:
+    sources = [path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert all(any(call in text for text in sources) for call in record.SHOWS_IMAGES)
+
+
 def test_heavy_pictures_are_stored_in_256_colours() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     held = io.BytesIO()

@@ -34,17 +34,25 @@ class Run:
     """A run of record.
 
     about: what it shows, for readers. params: folder of its parameters as seen from the project;
-    empty for the notebooks' defaults.
+    empty for the notebooks' defaults. own_images: whether its images may be published; if not, what
+    shows some (`SHOWS_IMAGES`) is left out.
     """
 
     about: str
     params: str = ""
+    own_images: bool = True
 
 
 RUNS = {
-    "cifar10": Run("CIFAR-10, photographs: the numbers of record", "params/cifar10"),
+    "cifar10": Run("CIFAR-10, photographs: the numbers of record", "params/cifar10", False),
     "default": Run("shapes10, generated images: what `make study` shows after minutes"),
 }
+SHOWS_IMAGES = ("image_grid(", "predictions(", "failures(", "write_card(")
+"""Calls in a cell whose pictures show images of the data set."""
+LEFT_OUT = (
+    "*Here stand images of the data set, which are not this project's to publish. Run the notebook "
+    "to see them.*"
+)
 
 _PROVENANCE = ("date", "commit", "packages")
 _ANYWHERE = ("device", "scheduler", "workers")  # parameters that change no result
@@ -61,7 +69,7 @@ def faults(executed: NotebookNode, stem: str, run: str) -> list[str]:
     """Why an executed notebook can't be one of record, a sentence for each reason.
 
     It must have run to its end, from today's cells, with the parameters of the run and with
-    provenance, fit `LIMIT`, and show no path of the machine.
+    provenance, fit `LIMIT`, and show no path of the machine and no images that aren't its own.
 
     executed: as the study left it. stem: the notebook's name. run: one of `RUNS`.
     """
@@ -88,6 +96,8 @@ def faults(executed: NotebookNode, stem: str, run: str) -> list[str]:
     seen = {match[0] for text in _texts(executed) for match in _ABSOLUTE.finditer(text)}
     if seen:
         found.append(f"it shows paths of a machine: {', '.join(sorted(seen))}.")
+    if not RUNS[run].own_images and without_images(executed) != executed:
+        found.append("it shows images of a data set that may not be published.")
     return found
 
 
@@ -107,9 +117,10 @@ def record(run: str) -> list[Path]:
             f"there is no executed notebook of the run {run!r}; make them with: "
             f"python -m robustlib.study {option}"
         )
-    notebooks = {
-        file.stem: with_light_pictures(with_text_of_today(_read(file), file.stem)) for file in files
-    }
+    notebooks = {file.stem: with_text_of_today(_read(file), file.stem) for file in files}
+    if not settings.own_images:
+        notebooks = {stem: without_images(notebook) for stem, notebook in notebooks.items()}
+    notebooks = {stem: with_light_pictures(notebook) for stem, notebook in notebooks.items()}
     said = [
         f"{stem}.ipynb: {fault}"
         for stem, notebook in notebooks.items()
@@ -163,6 +174,20 @@ def with_text_of_today(executed: NotebookNode, stem: str) -> NotebookNode:
         result.cells.append(next(ran) if cell.cell_type == "code" else cell)
         if "parameters" in cell.metadata.get("tags", []):
             result.cells += [other for other in executed.cells if _is_injected(other)]
+    return result
+
+
+def without_images(executed: NotebookNode) -> NotebookNode:
+    """The same with `LEFT_OUT` for the pictures of cells that call one of `SHOWS_IMAGES`."""
+    result = copy.deepcopy(executed)
+    for cell in _code_cells(result):
+        if any(call in cell.source for call in SHOWS_IMAGES):
+            cell.outputs = [
+                nbformat.v4.new_output("display_data", {"text/markdown": LEFT_OUT})
+                if {"image/png", "text/html"} & set(output.get("data", {}))
+                else output
+                for output in cell.outputs
+            ]
     return result
 
 
