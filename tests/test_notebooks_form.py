@@ -352,12 +352,16 @@ def test_second_smoke_run_makes_nothing_anew(smoke: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_independence_follows_from_per_image_results(smoke: dict[str, str], tmp_path: Path) -> None:
-    run_smoke(smoke, tmp_path, "--only", "02", "--run", "again", "-p", "from_run", "smoke")
+@pytest.mark.parametrize("run", ["smoke", "cifar10"])
+def test_independence_follows_from_per_image_results(
+    smoke: dict[str, str], tmp_path: Path, run: str
+) -> None:
+    run_smoke(smoke, tmp_path, "--only", "02", "--run", "again", "-p", "from_run", run)
     folder = Path(smoke["ROBUSTLIB_RESULTS"])
+    first = folder / run if run == "smoke" else ROOT / "results" / run
     for name in ("adversarial_gains", "adversarial_overlap", "unseen_gains", "claims_independence"):
-        first, again = (pd.read_csv(folder / run / f"{name}.csv") for run in ("smoke", "again"))
-        pd.testing.assert_frame_equal(first, again)
+        tables = (pd.read_csv(place / f"{name}.csv") for place in (first, folder / "again"))
+        pd.testing.assert_frame_equal(*tables)
 
 
 def table(environment: dict[str, str], name: str, **options: str) -> pd.DataFrame:

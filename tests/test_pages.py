@@ -98,3 +98,22 @@ def test_a_page_escapes_its_title_and_keeps_its_content() -> None:
     assert soup.main
     assert soup.main.get_text().strip() == "c < d"
     assert soup.find("meta", attrs={"name": "viewport"})
+
+
+def test_parameters_are_folded_and_results_are_not() -> None:
+    cells = [
+        new_code_cell("epochs: int = 2", metadata={"tags": ["parameters"]}),
+        new_code_cell("epochs = 3", metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("settings = parameters.read(globals())"),
+        new_code_cell("train(settings)"),
+    ]
+    soup = BeautifulSoup(body(new_notebook(cells=cells)), "html.parser")
+    folded = [details.get_text() for details in soup.find_all("details")]
+    assert [text.split("\n")[0] for text in folded] == [
+        "Show the parameters and their defaults",
+        "Show the parameters of this run",
+    ]
+    assert "epochs: int = 2" in folded[0]
+    assert "parameters.read(globals())" in folded[1]
+    assert "epochs = 3" in soup.get_text()
+    assert not any("epochs = 3" in text or "train(" in text for text in folded)

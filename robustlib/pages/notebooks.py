@@ -42,6 +42,8 @@ _SHOWN = [
 """Output formats that need no script, the preferred ones first."""
 
 
+_READS_PARAMETERS = "parameters.read(globals())"
+
 _NO_TEXT = "No description has been provided"  # what nbconvert writes
 
 
@@ -92,6 +94,7 @@ def _exporter() -> _Exporter:
 def body(notebook: nbformat.NotebookNode) -> str:
     """The cells of an executed notebook as HTML that fetches nothing.
 
+    The parameters and the table of their values, which are long, unfold at a click.
     Every picture has an alternative text: its own or, failing that, the heading above it and the
     titles that the cell's code writes on its figures.
     """
@@ -103,7 +106,23 @@ def body(notebook: nbformat.NotebookNode) -> str:
     for tag in soup.find_all("script"):
         tag.decompose()
     _describe_pictures(soup, notebook)
+    _fold_parameters(soup, notebook)
     return str(soup)
+
+
+def _fold_parameters(soup: BeautifulSoup, notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            summary = "Show the parameters and their defaults"
+        elif cell.cell_type == "code" and _READS_PARAMETERS in cell.source:
+            summary = "Show the parameters of this run"
+        else:
+            continue
+        if shown := soup.find(id=f"cell-id={cell.get('id')}"):
+            folded = shown.wrap(soup.new_tag("details"))
+            label = soup.new_tag("summary")
+            label.string = summary
+            folded.insert(0, label)
 
 
 def _describe_pictures(soup: BeautifulSoup, notebook: nbformat.NotebookNode) -> None:
