@@ -479,6 +479,9 @@ def test_measurements_in_words() -> None:
     assert landing.measured({**tested, "high": float("inf")}) == (
         "gain: 0.012 (95 % interval: at least -0.500; test of equivalence, margin 0.1)"
     )
+    assert landing.measured({**tested, "test": "superiority", "margin": 0.0}) == (
+        "gain: 0.012 (95 % interval: -0.500 to 0.250; test of superiority)"
+    )
     assert "at most 0.250;" in landing.measured({**tested, "low": -float("inf")})
 
 

@@ -43,8 +43,6 @@ QUESTIONS = (
         headlines.independence,
         "claims_independence",
         {
-            "adversarial_matrix": "Points of accuracy that adversarial training gains or loses on "
-            "each corruption, where that is clear",
             "adversarial_gains": "Accuracy gained by adversarial training, by family of "
             "corruptions and radius",
         },
@@ -143,7 +141,7 @@ def measured(row: Mapping[Any, Any]) -> str:
         interval = f"{low:.3f} to {high:.3f}"
     held = f"threshold {row['threshold']:g}" if "threshold" in row else ""
     if "test" in row:
-        held = f"test of {row['test']}, margin {row['margin']:g}"
+        held = f"test of {row['test']}" + (f", margin {row['margin']:g}" if row["margin"] else "")
     return f"{row['measure']}: {row['value']:.3f} (95 % interval: {interval}; {held})"
 
 
