@@ -285,6 +285,7 @@ def dependences() -> dict[tuple[str, str], tuple[Mean, Mean, MeanOfTwo]]:
     }
 
 
+@pytest.mark.slow
 def test_every_pair_of_attack_and_corruption(dependences: dict) -> None:
     pairs = table("adversarial_overlap")
     assert pairs["corruption"].nunique() == 42
@@ -349,6 +350,7 @@ def gains_of_set(name: str, reference: str, counted: dict[int, list[str]]) -> np
     )
 
 
+@pytest.mark.slow
 def test_every_verdict_on_independence(dependences: dict) -> None:
     claims, sets = table("claims_independence"), table("chosen_sets")
     rows, _ = bits("independence")
@@ -414,6 +416,7 @@ def test_every_verdict_on_independence(dependences: dict) -> None:
 # --- Overlap -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_verdict_on_overlap() -> None:
     claims = table("claims_overlap")
     names = FIFTEEN
