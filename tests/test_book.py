@@ -366,6 +366,7 @@ def test_answers_are_those_of_the_committed_tables(book: Path, question: landing
     claims = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     answer = landing.answer(question)
     assert len(answer.claims) == len(claims)
+    assert ("An older run" in answer.summary) == (len(claims) > 0 and "seeds" not in claims)
     for claim in claims.itertuples():
         assert f"{claim.verdict}: {claim.statement}." in text
         assert f"{claim.measure}: {claim.value:.3f} (" in text

@@ -104,10 +104,13 @@ def answer(question: Question) -> Answer:
     claims = [Claim(row["verdict"], row["statement"], measured(row)) for row in rows]
     found = results.figure(question.pictures)
     name, png = found or ("", b"")
+    in_short = summary([claim.verdict for claim in claims])
+    if rows and "seeds" not in rows[0]:
+        in_short = f"An older run, whose intervals cover test images only. {in_short}"
     return Answer(
         question,
         question.headline(),
-        summary([claim.verdict for claim in claims]),
+        in_short,
         claims,
         _origin(results.origin(question.claims)),
         data_uri(png) if png else "",
