@@ -288,6 +288,16 @@ def test_images_that_may_not_be_published_are_named_only(whole: Measured) -> Non
     assert f"{100 * card.failures['confidence'].iloc[0]:.1f}" in text
 
 
+def test_the_page_says_what_was_not_measured() -> None:
+    held = by_hand(RIGHT, TWO)
+    card = make_card(held, data="cifar10")
+    page = card_page(card, figures(held, card, images=False))
+    text = bs4.BeautifulSoup(page, "html.parser").get_text(" ", strip=True)
+    assert "No image was attacked" in text
+    for what in ("no mCE.", "no mean to compare."):
+        assert f"The fifteen corruptions of ImageNet-C weren't all measured: {what}" in text
+
+
 # --- The command ---------------------------------------------------------------------------------
 
 

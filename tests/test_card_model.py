@@ -115,6 +115,10 @@ def test_preparation_of_a_torchscript_file(tmp_path: Path) -> None:
     torch.testing.assert_close(model.classifier.model(IMAGES), expected)
     torch.testing.assert_close(model.network(model.preparation(IMAGES)), expected)
     assert model.preparation == Preparation(mean, std, bgr=True)
+    assert model.notes[-2:] == (
+        "Pixels are normalised with mean 0.1, 0.2, 0.3 and std 0.5, 0.6, 0.7.",
+        "It is handed blue, green, red.",
+    )
     assert model.classifier.recipe == "net"
     plain = load_model(str(file), image_size=SIZE)
     torch.testing.assert_close(plain.classifier.model(IMAGES), linear()(IMAGES))
@@ -126,6 +130,7 @@ def test_a_function_of_a_module_here(module: Callable[[str, str], None], tmp_pat
         "card_made", made("return nn.Sequential(nn.Flatten(), nn.Linear(3072, 5), nn.Dropout())")
     )
     model = load_model("card_made:net", image_size=SIZE)
+    assert model.classifier.recipe == "card_made:net"
     assert model.outputs == 5
     assert not model.classifier.model.training
     file = save_weights(linear(), tmp_path / "weights.safetensors")

@@ -147,6 +147,10 @@ def load_model(
     preparation = Preparation(bgr=bgr)
     if mean is not None and std is not None:
         preparation = Preparation(tuple(map(float, mean)), tuple(map(float, std)), bgr)
+        by = f"mean {_of_colours(mean)} and std {_of_colours(std)}"
+        notes.append(f"Pixels are normalised with {by}.")
+    if bgr:
+        notes.append("It is handed blue, green, red.")
     found = card_model(replace(classifier, architecture=architecture), image_size=image_size)
     return replace(found, network=network, preparation=preparation, notes=tuple(notes))
 
@@ -181,6 +185,10 @@ def card_model(classifier: Classifier, *, image_size: int) -> CardModel:
     return CardModel(classifier, model, Preparation(), outputs, image_size)
 
 
+def _of_colours(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
 def _reason(error: Exception) -> str:
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -198,8 +206,8 @@ def _find(spec: str, weights: Path | None, image_size: int, trust: bool) -> _Fou
     if colon and library not in _LIBRARIES:
         network = _from_function(library, rest)
         if weights is None:
-            return network, rest, []
-        return network, rest, _fill(network, *_read(weights, trust), name=spec)
+            return network, spec, []
+        return network, spec, _fill(network, *_read(weights, trust), name=spec)
     name = rest if colon else spec
     make = _architecture(name, library if colon else None, image_size)
     if weights is None:

@@ -24,6 +24,7 @@ _ALT = {
     "beside": "Mean accuracy over fifteen corruptions, beside other models",
     "gains": "Accuracy gained over the other model, by perturbation",
 }
+_NOT_FIFTEEN = "The fifteen corruptions of ImageNet-C weren't all measured"
 
 
 def card_page(card: Card, figures: Mapping[str, Figure]) -> str:
@@ -176,7 +177,7 @@ def _accuracy(card: Card) -> str:
 
 def _mce(card: Card) -> list[str]:
     if not len(card.errors):
-        return [_paragraph("The fifteen corruptions of ImageNet-C weren't all measured: no mCE.")]
+        return [_paragraph(f"{_NOT_FIFTEEN}: no mCE.")]
     rows = pd.DataFrame({"corruptions": card.errors["corruptions"]})
     for name, words in (
         ("mean_error", "mean error"),
@@ -205,7 +206,7 @@ def _mce(card: Card) -> list[str]:
 
 def _few(card: Card) -> list[str]:
     if not card.few_says:
-        return [_paragraph("The fifteen corruptions of ImageNet-C weren't all measured.")]
+        return [_paragraph(f"{_NOT_FIFTEEN}.")]
     says = {name: _percent(value) for name, value in card.few_says.items()}
     text = (
         "By the overlaps of the atlas of record, these stand for the fifteen, each for the share "
@@ -246,7 +247,7 @@ def _calibration(card: Card) -> list[str]:
 
 def _attacks(card: Card) -> list[str]:
     if not len(card.attacks):
-        return [_paragraph("No attack was made.")]
+        return [_paragraph("No image was attacked: that takes --attacked and a larger --budget.")]
     found = card.attacks
     radii = [
         "" if not norm else f"{255 * eps:g}/255" if norm == "Linf" else f"{eps:g}"
@@ -308,14 +309,18 @@ def _failures(card: Card) -> list[str]:
 
 
 def _beside(card: Card, drawn: Mapping[str, str]) -> list[str]:
+    if not len(card.beside):
+        return [_paragraph(f"{_NOT_FIFTEEN}: no mean to compare.")]
     if "beside" not in drawn:
-        return [_paragraph("There are no published models of the same data to stand beside.")]
+        return [_paragraph("No published models of the same data were named to stand beside.")]
     severities = ", ".join(map(str, card.settings["severities"]))
+    stored = card.settings["stored"]
+    made = f"the files in {stored}" if stored else "corruptions as this library makes them"
     text = (
-        f"This card: {card.images['n']} images, severities {severities}, corruptions as this "
-        "library makes them. Published: all test images, severities 1 to 5, the files of the "
-        "original benchmark. Images here may be easier or harder than those: compare the clean "
-        "accuracies first, and don't make much of a few points."
+        f"This card: {card.images['n']} images, severities {severities}, {made}. Published: all "
+        "test images, severities 1 to 5, the files of the original benchmark. Images here may be "
+        "easier or harder than those: compare the clean accuracies first, and don't make much of "
+        "a few points."
     )
     return [_paragraph(text), drawn["beside"]]
 
