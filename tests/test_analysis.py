@@ -188,6 +188,9 @@ def test_intervals_in_words() -> None:
     assert statistics.interval_text(0.01, 0.2) == "0.010 to 0.200"
     assert statistics.interval_text(-0.017, 0.22, digits=2) == "-0.02 to 0.22"
     assert statistics.interval_text(float("nan"), float("nan")) == "undefined"
+    assert statistics.interval_text(-0.44, float("inf")) == "at least -0.440"
+    assert statistics.interval_text(-float("inf"), 0.25) == "at most 0.250"
+    assert statistics.interval_text(-float("inf"), float("inf")) == "unbounded"
 
 
 def test_accuracy_with_intervals_averages_severities_then_seeds() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -55,4 +57,8 @@ def test_verdicts_say_what_was_tested() -> None:
     ]  # fmt: skip
     assert second["test"] == "non-inferiority, margin 0.01"
     assert second["p, by Holm"] == "0.200"
+    unknown = claims.assign(value=math.nan, low=math.nan, high=math.nan, p_holm=math.nan)
+    assert list(verdict_table(unknown).iloc[0, 2:4]) == ["nan (undefined)", "nan"]
+    one_sided = verdict_table(claims.assign(high=math.inf))
+    assert one_sided["value (95 % interval)"][0] == "0.020 (at least 0.010)"
     assert verdict_table(claims.assign(run="mine")).columns[0] == "run"

@@ -26,7 +26,16 @@ def wilson_interval(
 
 
 def interval_text(low: float, high: float, *, digits: int = 3) -> str:
-    """An interval in words: "0.010 to 0.200", or "undefined" if an end is NaN."""
+    """An interval in words: "0.010 to 0.200", or "at least 0.010" where it has no upper end.
+
+    "undefined" if an end is NaN, "unbounded" if it has none.
+    """
     if np.isnan(low) or np.isnan(high):
         return "undefined"
+    if np.isinf(low) and np.isinf(high):
+        return "unbounded"
+    if np.isinf(high):
+        return f"at least {low:.{digits}f}"
+    if np.isinf(low):
+        return f"at most {high:.{digits}f}"
     return f"{low:.{digits}f} to {high:.{digits}f}"

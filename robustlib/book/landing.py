@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robustlib import corruptions
+from robustlib.analysis import interval_text
 from robustlib.book import headlines, results
 from robustlib.book.templates import data_uri, render
 
@@ -135,13 +135,7 @@ def measured(row: Mapping[Any, Any]) -> str:
 
     row: of a table of claims, with "threshold" in the older form, "test" and "margin" today.
     """
-    low, high = row["low"], row["high"]
-    if math.isinf(high):
-        interval = f"at least {low:.3f}"
-    elif math.isinf(low):
-        interval = f"at most {high:.3f}"
-    else:
-        interval = f"{low:.3f} to {high:.3f}"
+    interval = interval_text(row["low"], row["high"])
     held = f"threshold {row['threshold']:g}" if "threshold" in row else ""
     if "test" in row:
         held = f"test of {row['test']}" + (f", margin {row['margin']:g}" if row["margin"] else "")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from robustlib.analysis import interval_text
+
 
 def plain(name: object) -> str:
     """`name` in one line, with nothing in it that Markdown or a formula would take for its own."""
@@ -43,12 +45,12 @@ def verdict_table(claims: pd.DataFrame) -> pd.DataFrame:
     Holm, and verdict; the run first, if there is one.
     """
     margins = [f", margin {margin:g}" if margin else "" for margin in claims["margin"]]
-    spans = zip(claims["value"], claims["low"], claims["high"], strict=True)
+    values = zip(claims["value"], claims["low"], claims["high"], strict=True)
     found = {
         "claim": claims["statement"] + ": " + claims["measure"],
         "test": claims["test"] + pd.Series(margins, claims.index),
-        "value (95 % interval)": [f"{value:.3f} ({a:.3f} to {b:.3f})" for value, a, b in spans],
-        "p, by Holm": [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in claims["p_holm"]],
+        "value (95 % interval)": [f"{x:.3f} ({interval_text(*ends)})" for x, *ends in values],
+        "p, by Holm": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in claims["p_holm"]],
         "verdict": claims["verdict"],
     }
     return pd.DataFrame({"run": claims["run"], **found} if "run" in claims else found)
