@@ -69,6 +69,16 @@ def alternatives(text: str) -> list[str]:
     return [image["alt"] for image in BeautifulSoup(text, "html.parser").find_all("img")]
 
 
+def test_tables_in_lists_and_quotes_are_tables() -> None:
+    table = ["| a | b |", "|---|---|", "| $x$ | 2 |"]
+    for source in (
+        "1. Compute:\n\n" + "".join(f"   {line}\n" for line in table),
+        "".join(f"> {line}\n" for line in table),
+    ):
+        cells = BeautifulSoup(markdown(source), "html.parser").find_all("td")
+        assert [cell.get_text() for cell in cells] == ["x", "2"]
+
+
 def test_pictures_are_described_by_their_heading_and_their_titles() -> None:
     outputs = [new_output("display_data", PICTURE)] * 2
     table = new_output("display_data", {"text/html": f"<img src='{ADDRESS}'>"})

@@ -13,8 +13,10 @@ from nbconvert.filters.markdown_mistune import (
     IPythonRenderer,
     MarkdownWithMath,
     MathInlineParser,
+    import_plugin,
 )
 
+_NESTED = ("mistune.plugins.table.table_in_list", "mistune.plugins.table.table_in_quote")
 _ARITY = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "mover": 2, "munder": 2}
 _UNKNOWN = re.compile(r"<m[io]>(\\[A-Za-z]+|&)</m[io]>")
 
@@ -82,8 +84,12 @@ def markdown(source: str, **options: Any) -> str:
 
     A formula that can't be converted is shown as its source, in red.
     """
-    renderer = _Renderer(escape=False, **options)
-    return str(MarkdownWithMath(renderer=renderer, inline=_Inline(hard_wrap=False)).render(source))
+    reader = MarkdownWithMath(
+        renderer=_Renderer(escape=False, **options),
+        inline=_Inline(hard_wrap=False),
+        plugins=[import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, *_NESTED)],
+    )
+    return str(reader.render(source))
 
 
 def is_remote(url: str | None) -> bool:
