@@ -67,6 +67,8 @@ def test_kernels_and_their_workers_come_from_one_process(
         "from multiprocessing import get_context\n"
         "pool = ProcessPoolExecutor(1, get_context('forkserver'))\n"
         "print(os.getppid(), pool.submit(os.getppid).result())",
+        "import logging\n"  # what its loop says while it is ended would stand in the terminal
+        "assert not logging.getLogger('tornado.general').isEnabledFor(logging.ERROR)",
         "import matplotlib.pyplot as plt; figure, _ = plt.subplots()",
         f"import atexit, pathlib; _ = atexit.register(pathlib.Path({str(mark)!r}).touch)",
     )

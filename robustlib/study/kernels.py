@@ -7,6 +7,7 @@ worker processes that a kernel starts in its turn.
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
@@ -140,6 +141,7 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> No
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:], sys.argv[:] = _SEARCH_PATH, arguments
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # as the kernel's own log
     threading.Thread(target=_end_with_study, daemon=True).start()
     _share_warm_process()
     from ipykernel.kernelapp import IPKernelApp
