@@ -117,6 +117,22 @@ def small_resnet(classes: int, image_size: int) -> nn.Module:
     return residual_network(classes, image_size, widths=(16, 64, 128))
 
 
+def small_vgg(classes: int, image_size: int) -> nn.Module:
+    """A plain network of 0.30 M parameters: convolutions and poolings, and no shortcut.
+
+    After Simonyan and Zisserman (2015), with this project's widths: as large as `small_resnet`, to
+    tell what depends on the architecture. Larger images are halved more often.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((3, 24, 48, 96)):
+        layers += [ConvNorm(inputs, outputs, 3, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    layers[3:3] = [nn.MaxPool2d(2)] * max(0, (image_size // 32).bit_length() - 1)
+    for inputs, outputs in pairwise((96, 96, 192)):
+        layers += [ConvNorm(inputs, outputs, 3, 1), nn.ReLU(inplace=True)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, classes)]
+    return nn.Sequential(Normalise(), *layers, *head)
+
+
 def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     def build_model(classes: int, image_size: int) -> nn.Module:
         import torchvision  # takes seconds, which users of small_resnet need not wait for
@@ -132,6 +148,7 @@ def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
 
 ARCHITECTURES: Registry[Callable[[int, int], nn.Module]] = Registry(
     small_resnet=small_resnet,
+    small_vgg=small_vgg,
     resnet18=_torchvision("resnet18"),
     resnet50=_torchvision("resnet50"),
 )

@@ -8,11 +8,22 @@ from robustlib.core.checks import UnknownNameError
 
 @pytest.mark.parametrize(
     ("architecture", "size"),
-    [("small_resnet", 16), ("small_resnet", 33), ("small_resnet", 128), ("resnet18", 32)],
+    [("small_resnet", 16), ("small_resnet", 33), ("small_resnet", 128), ("resnet18", 32)]
+    + [("small_vgg", size) for size in (8, 32, 224)],
 )
 def test_models_map_images_to_logits(architecture: str, size: int) -> None:
     model = models.build(architecture, classes=7, image_size=size, seed=0)
     assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+def test_small_vgg_is_as_large_as_small_resnet_and_has_no_shortcut() -> None:
+    plain, residual = (
+        models.build(name, classes=10, image_size=32, seed=0)
+        for name in ("small_vgg", "small_resnet")
+    )
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (plain, residual)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+    assert not any(isinstance(module, models.ResidualBlock) for module in plain.modules())
 
 
 def test_resnets_keep_the_resolution_of_small_images_only() -> None:

@@ -112,6 +112,35 @@ def test_intervals_place_each_value_on_the_line_of_its_item() -> None:
     np.testing.assert_allclose(np.round(first.get_ydata(orig=False)), [0, 1])
 
 
+def test_claims_stand_on_their_side_as_far_as_they_are_clear() -> None:
+    """p of 0.01 is at 2, against a claim of equivalence at -2; smaller ones end at 5."""
+    table = pd.DataFrame(
+        {
+            "paper": ["one", "one", "one", "two"],
+            "statement": ["helps", "independent", "no loss", "no loss"],
+            "measure": "gain",
+            "value": [0.02, 0.3, -0.02, np.nan],
+            "low": [0.01, 0.2, -0.03, np.nan],
+            "high": [np.inf, 0.4, -0.01, np.nan],
+            "above": [0.0, -0.1, -0.01, -0.01],
+            "below": [np.inf, 0.1, np.inf, np.inf],
+            "p_holm": [1e-9, 0.01, 0.1, np.nan],
+            "verdict": ["supported", "contradicted", "undecided", "undecided"],
+        }
+    )
+    (axis,) = plotting.claims(table).axes
+    names = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert names == ["helps", "independent", "no loss\ngain", "no loss\ngain"]
+    points = np.concatenate([found.get_offsets() for found in axis.collections])
+    np.testing.assert_allclose(points[:, 0], [5, -2, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(points[:, 1], axis.get_yticks())
+    texts = [text.get_text() for text in axis.texts]
+    assert texts[0] == "0.020 (at least 0.010)"
+    assert texts[3] == "nan (undefined)"
+    band = axis.patches[0].get_extents().transformed(axis.transData.inverted())
+    assert 10**-band.x1 == pytest.approx(0.05)
+
+
 def test_intervals_of_nothing_are_an_empty_figure() -> None:
     table = pd.DataFrame(columns=["pair", "overlap", "low", "high", "run"])
     for group in (None, "run"):
@@ -255,6 +284,8 @@ def test_any_name_can_be_drawn(name: str) -> None:
     images = [torch.rand(3, 3, 8, 8)] * 2
     labels = {"row_labels": [name, "b"], "column_labels": [name, "b", name], "title": name}
     points = {"x": "accuracy", "y": "low", "xlabel": "x", "ylabel": "y"}
+    judged = {"p_holm": 0.1, "value": 0.2, "above": 0.0, "below": 1.0, "verdict": "undecided"}
+    stated = table[:2].assign(paper=name, statement=name, measure=name, **judged)
     said = {"row": 0, "column": 1, "model": name, "predicted": name, "confidence": 0.5}
     above = {"row_labels": labels["row_labels"], "column_labels": labels["column_labels"]}
     drawn = [
@@ -264,6 +295,7 @@ def test_any_name_can_be_drawn(name: str) -> None:
         plotting.heatmap(square.rename_axis(name), title=name, label="l"),
         plotting.intervals(table, value="accuracy", label="l"),
         plotting.intervals(table, value="accuracy", label="l", group="perturbation"),
+        plotting.claims(stated, title=name),
         plotting.training_curves({name: history, "b": history}),
         plotting.lines(table, group="perturbation", panel="family", **points),
         plotting.scatter(table.set_index("perturbation"), title=name, **points),

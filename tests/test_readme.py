@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import statistics
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from robustlib import attacks, cli, corruptions
-from robustlib.analysis import metrics
+from robustlib import cli, corruptions
 from robustlib.card.command import _parser
 from robustlib.data import Split
 from robustlib.exchange import export_cifar_c
+from robustlib.recipes import MTLAT, Standard
+from robustlib.recipes.cost import epochs_of_equal_compute
 from robustlib.study.declarations import declared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,31 +165,67 @@ def test_python_examples_run(
     assert capsys.readouterr().out.strip()
 
 
-def test_the_result_shown_is_that_of_the_run_of_record() -> None:
-    """Every number of the README's table stands in the committed tables, rounded to 0.1."""
-    shown = re.search(r"<!-- result -->(.*)<!-- /result -->", README, re.DOTALL)
+def test_m_tlat_shown_is_that_of_the_run_of_record() -> None:
+    """Every number of the README's table, at equal compute, and of the sentences below it."""
+    folder = ROOT / "results" / "cifar10"
+    at = "comparison == 'equal compute'"
+    levels = pd.read_csv(folder / "mtlat_levels.csv").query(at).set_index(["recipe", "group"])
+    errors = pd.read_csv(folder / "mtlat_mce.csv").query(at).set_index("recipe")
+    single = pd.read_csv(folder / "mtlat_intervals.csv").set_index(["recipe", "perturbation"])
+    assert (levels["seeds"] >= 3).all()
+    had = json.loads((folder / "03_mtlat.json").read_text())["parameters"]
+    longer = epochs_of_equal_compute(Standard(), epochs=had["epochs"], reference=MTLAT())
+    section = " ".join(README.split("## Can one training method")[1].split("##")[0].split())
+    assert (had["epochs"], had["finetune_epochs"]) == (6, 0)
+    assert "as M-TLAT in six epochs" in section
+    assert f"the standard model has been trained for {longer}." in section
+    assert f"{had['n_test']:,} test images, of which {had['n_attack']:,} are attacked" in section
+    assert had["eps_test"] == pytest.approx(2 / 255, abs=2e-4)
+    shown = re.search(r"<!-- result -->\n(.*)<!-- /result -->", README, re.DOTALL)
     assert shown
-    rows = [line.strip("| ").split("|") for line in shown[1].splitlines() if line.startswith("|")]
-    printed = {row[0].strip(): [cell.strip().split(" ± ") for cell in row[1:]] for row in rows[2:]}
-    folder = ROOT / "results/cifar10"
-    errors = pd.read_csv(folder / "mtlat_summary.csv", index_col="recipe")["mCE"]
-    measured = pd.read_csv(folder / "mtlat_intervals.csv").groupby(["recipe", "perturbation"])
-    assert (measured["seeds"].first() >= 3).all()
-    assert list(printed) == list(errors.index)
-    for recipe, ((clean, half), (mce,), *attacked) in printed.items():
-        assert float(mce) == pytest.approx(errors[recipe], abs=0.0501)
-        cells = zip(("clean", *attacks.FIVE, "strong"), ([clean, half], *attacked), strict=True)
-        for perturbation, (accuracy, interval) in cells:
-            row = 100 * measured[["accuracy", "high"]].first().loc[(recipe, perturbation)]
-            assert float(accuracy) == pytest.approx(row["accuracy"], abs=0.0501)
-            assert float(interval) == pytest.approx(row["high"] - row["accuracy"], abs=0.0501)
-    table = pd.read_csv(folder / "mtlat.csv")
-    accuracy = metrics.accuracy_matrix(table)[list(corruptions.names("imagenet_c"))].T
-    worse = [name for name, row in accuracy.iterrows() if row["mtlat"] <= row["standard"]]
-    assert f"on {19 - len(worse)} of the nineteen corruptions, not on {' and '.join(worse)}" in (
-        " ".join(README.split())
-    )
-    assert pd.read_csv(folder / "mtlat_sanity.csv")["passed"].all()
+    printed = [line.strip("| ").split(" | ") for line in shown[1].splitlines()[2:]]
+    assert [row[0] for row in printed] == list(levels.index.unique("recipe"))
+    for recipe, *cells in printed:
+        twin = f"{recipe}, equal compute"
+        evaluated = twin if (twin, "strong") in single.index else recipe
+        rows = [
+            (levels.loc[recipe, "clean images"], "accuracy", 100),
+            (levels.loc[recipe, "nineteen corruptions"], "accuracy", 100),
+            (errors.loc[recipe], "mce", 1),
+            (levels.loc[recipe, "five attacks"], "accuracy", 100),
+            (single.loc[evaluated, "strong"], "accuracy", 100),
+        ]
+        for cell, (row, value, scale) in zip(cells, rows, strict=True):
+            half = f"{scale * (row['high'] - row['low']) / 2:.1f}"
+            assert cell == f"{scale * row[value]:.1f}" + (f" ± {half}" if float(half) else "")
+    shown = re.search(r"<!-- mtlat -->\n(.*)<!-- /mtlat -->", README, re.DOTALL)
+    assert shown
+    text = " ".join(shown[1].split())
+    gains = pd.read_csv(folder / "mtlat_gains.csv").query("recipe == 'mtlat'")
+    mixup = pd.read_csv(folder / "mtlat_mixup.csv")
+    spans = {
+        (kind, comparison): [
+            f"{100 * row.gain:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
+            for row in part.itertuples()
+        ]
+        for kind, table in (("gains", gains), ("mixup", mixup))
+        for comparison, part in table.groupby("comparison")
+    }
+    assert (
+        "gains {} points on clean images, {} on the nineteen corruptions and {} under the five "
+        "attacks".format(*spans["gains", "equal compute"])
+    ) in text
+    assert "at equal steps {}, {} and {}.".format(*spans["gains", "equal steps"]) in text
+    added = spans["mixup", "equal compute"]
+    assert "adds {} points on clean images, {} on corruptions and {} under".format(*added) in text
+    single = pd.read_csv(folder / "mtlat_by_perturbation.csv").query(f"{at} and recipe == 'mtlat'")
+    single = single.set_index("perturbation").loc[list(corruptions.names("imagenet_c"))]
+    assert f"model on {(single['low'] > 0).sum()} of the nineteen corruptions" in text
+    worse = ", ".join(single.index[single["high"] < 0]) or "none"
+    assert f"clearly worse on {worse}." in text
+    passed = pd.read_csv(folder / "mtlat_sanity.csv")["passed"]
+    assert f"Of {len(passed)} checks for [masked gradients]" in text
+    assert f", {passed.sum()} pass." in text
 
 
 def test_the_pictures_exist() -> None:
@@ -258,26 +295,28 @@ def test_the_atlas_shown_is_that_of_the_run_of_record() -> None:
     assert f"{len(models) * share.seeds:.0f} networks" in " ".join(README.split())
 
 
-@pytest.mark.parametrize(
-    ("marker", "papers"),
-    [("claims", ("independence", "overlap")), ("claims of the older run", ("mtlat",))],
-)
-def test_the_claims_shown_are_those_of_the_run_of_record(
-    marker: str, papers: tuple[str, ...]
-) -> None:
-    shown = re.search(f"<!-- {marker} -->\n(.*)<!-- /{marker} -->", README, re.DOTALL)
+def test_the_bet_is_that_of_the_run_of_record() -> None:
+    shown = re.search(r"<!-- bet -->\n(.*)<!-- /bet -->", README, re.DOTALL)
     assert shown
+    text = " ".join(shown[1].split())
     folder = ROOT / "results" / "cifar10"
+    papers = ("independence", "mtlat", "overlap")
     claims = pd.concat([pd.read_csv(folder / f"claims_{paper}.csv") for paper in papers])
-    lines = [line.strip("| ").split(" | ") for line in shown[1].splitlines()[2:]]
-    assert len(lines) == len(claims)
-    for (claimed, value, verdict), claim in zip(lines, claims.itertuples(), strict=True):
-        assert claimed == f"{claim.statement}: {claim.measure}"
-        span = f"{claim.low:.3f} to {claim.high:.3f}"
-        if math.isinf(claim.high):
-            span = f"at least {claim.low:.3f}"
-        assert value == f"{claim.value:.3f} ({span})"
-        assert verdict.strip("*") == claim.verdict
+    assert (claims["seeds"] >= 3).all()
+    counts = claims["verdict"].value_counts()
+    assert (
+        f"Of {len(claims)} claims, {counts['supported']} are supported on CIFAR-10, "
+        f"{counts.get('contradicted', 0)} contradicted and {counts.get('undecided', 0)} undecided."
+    ) in text
+    margins = claims.groupby("test")["above"].unique()
+    assert margins["non-inferiority"] == [-0.01]
+    assert margins["equivalence"] == [-0.1]
+    made = {
+        path.stem: datetime.fromisoformat(json.loads(path.read_text())["date"])
+        for path in folder.glob("0*.json")
+    }
+    drawn = made.pop("06_synthesis")
+    assert all(drawn >= made[name] for name in made if name.startswith(("02", "03", "04")))
 
 
 def test_independence_shown_is_that_of_the_run_of_record() -> None:

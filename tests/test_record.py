@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from scipy.optimize import brentq
 RECORD = Path(__file__).parents[1] / "results" / "cifar10"
 BLOCKS = 50
 LEVEL = 0.05
+FIVE = ["fgsm", "pgd", "pgd_least_likely", "mi_fgsm", "cw"]
 FIFTEEN = [
     "gaussian_noise",
     "shot_noise",
@@ -39,6 +40,7 @@ FIFTEEN = [
     "pixelate",
     "jpeg_compression",
 ]
+NINETEEN = [*FIFTEEN, "speckle_noise", "gaussian_blur", "spatter", "saturate"]
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -407,10 +409,104 @@ def test_every_verdict_on_independence(dependences: dict) -> None:
             check_claim(row, each, p_beyond(each, 0.0))
             holds.append(each.value > 0)
         else:
-            assert row["margin"] == MARGIN
+            assert (row["above"], row["below"]) == (-MARGIN, MARGIN)
             check_claim(row, each, p_equivalent(each, MARGIN))
             holds.append(abs(each.value) < MARGIN)
     check_verdicts(claims, holds)
+
+
+# --- M-TLAT --------------------------------------------------------------------------------------
+
+
+GROUPS = {
+    "clean images": ("mtlat", ["clean"]),
+    "nineteen corruptions": ("mtlat", NINETEEN),
+    "five attacks": ("mtlat_attacks", FIVE),
+}
+
+
+def level_of(recipe: str, comparison: str, name: str, perturbations: Sequence[str]) -> np.ndarray:
+    """(seeds, images), right answers of the recipe as trained for the comparison."""
+    twin = f"{recipe}, {comparison}"
+    evaluated = twin if has(name, twin) else recipe
+    return np.mean([right(name, evaluated, each) for each in perturbations], axis=0)
+
+
+def gain(recipe: str, comparison: str, group: str, over: str = "standard") -> np.ndarray:
+    mine, theirs = (level_of(each, comparison, *GROUPS[group]) for each in (recipe, over))
+    return mine - theirs
+
+
+def check_ends(cells: np.ndarray, expected: Sequence[float]) -> None:
+    """Mean and 95 % interval of (seeds, images)."""
+    found = mean_of(cells)
+    assert [found.value, *found.ends(LEVEL / 2)] == pytest.approx(expected, abs=2e-5)
+
+
+def test_every_verdict_on_m_tlat() -> None:
+    claims = table("claims_mtlat")
+    readings = (("M-TLAT (weight = radius)", "mtlat"), ("M-TLAT (own weight)", "mtlat_weight"))
+    expected = product(("equal steps", "equal compute"), readings, GROUPS)
+    holds = []
+    for (_, row), (comparison, (words, recipe), group) in zip(
+        claims.iterrows(), expected, strict=True
+    ):
+        assert row["statement"].startswith(words)
+        assert row["statement"].endswith(group)
+        assert row["measure"].endswith(comparison)
+        found = mean_of(gain(recipe, comparison, group))
+        margin = 0.01 if group == "clean images" else 0.0
+        assert row["above"] == -margin
+        check_claim(row, found, p_beyond(found, -margin))
+        holds.append(found.value > -margin)
+    check_verdicts(claims, holds)
+
+
+def test_what_each_part_of_m_tlat_gains() -> None:
+    gains, levels, mixup = (table(f"mtlat_{name}") for name in ("gains", "levels", "mixup"))
+    for row in gains.itertuples():
+        cells = gain(row.recipe, row.comparison, row.group)
+        check_ends(cells, [row.gain, row.low, row.high])
+    for row in levels.itertuples():
+        cells = level_of(row.recipe, row.comparison, *GROUPS[row.group])
+        check_ends(cells, [row.accuracy, row.low, row.high])
+    for row in mixup.itertuples():
+        cells = gain("mtlat", row.comparison, row.group, over="tlat")
+        check_ends(cells, [row.gain, row.low, row.high])
+    recipes = set(levels["recipe"])
+    assert len(recipes) == 10
+    assert len(levels) == 2 * len(GROUPS) * 10
+    assert len(gains) == 2 * len(GROUPS) * 9
+    assert len(mixup) == 2 * len(GROUPS)
+
+
+def test_gains_under_each_perturbation() -> None:
+    rows = table("mtlat_by_perturbation")
+    for row in rows.itertuples():
+        name = "mtlat" if row.perturbation in ["clean", *NINETEEN] else "mtlat_attacks"
+        mine, theirs = (
+            level_of(recipe, row.comparison, name, [row.perturbation])
+            for recipe in (row.recipe, "standard")
+        )
+        check_ends(mine - theirs, [row.gain, row.low, row.high])
+    assert set(rows["perturbation"]) == {"clean", *NINETEEN, *FIVE, "ddn", "strong"}
+
+
+def test_mean_corruption_errors() -> None:
+    for row in table("mtlat_mce").itertuples():
+        errors = [
+            [1 - level_of(recipe, row.comparison, "mtlat", [c]).mean() for c in NINETEEN]
+            for recipe in (row.recipe, "standard")
+        ]
+        assert 100 * np.mean(np.divide(*errors)) == pytest.approx(row.mce, abs=1e-3)
+
+
+def test_cells_of_attacks_are_known_within_three_points() -> None:
+    rows = table("mtlat_intervals")
+    attacked = rows[rows["perturbation"].isin([*FIVE, "ddn", "strong"])]
+    halves = (attacked["high"] - attacked["low"]) / 2
+    assert (attacked["n"] >= 1500).all()
+    assert halves.median() < 0.03
 
 
 # --- Overlap -------------------------------------------------------------------------------------

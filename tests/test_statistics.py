@@ -600,7 +600,7 @@ def test_the_gain_of_the_issue_is_undecided_once_seeds_count() -> None:
 def hypothesis(name: str, value: float, p: float, seeds: int = 3) -> Hypothesis:
     number = np.float64(value)
     outcome = hypotheses.Outcome(
-        "superiority", number, number, number, 0.0, np.float64(p), number > 0, seeds, 100
+        "superiority", number, number, number, 0.0, np.inf, np.float64(p), seeds, 100
     )
     return Hypothesis("paper", name, "gain", outcome)
 
@@ -617,6 +617,20 @@ def test_holm_by_hand() -> None:
     undefined = hypotheses_table([hypothesis("a", 1, 0.02), hypothesis("b", np.nan, np.nan)])
     assert undefined["p_holm"].tolist() == pytest.approx([0.04, 1])
     assert undefined["verdict"].tolist() == ["supported", "undecided"]
+
+
+def test_where_each_claim_holds() -> None:
+    estimate = crossed_estimate(normal(3, (3, 50, 1), draws=1)[0])
+    outcomes = {
+        "superiority": (superiority(estimate), 0.0, np.inf),
+        "superiority, above 0.5": (superiority(estimate, threshold=0.5), 0.5, np.inf),
+        "non-inferiority, margin 0.01": (noninferiority(estimate, margin=0.01), -0.01, np.inf),
+        "equivalence, margin 0.1": (equivalence(estimate, margin=0.1), -0.1, 0.1),
+    }
+    for words, (outcome, above, below) in outcomes.items():
+        assert (outcome.above, outcome.below) == (above, below)
+        assert outcome.holds == (above < estimate.value < below)
+        assert hypotheses.in_words(outcome.test, outcome.above) == words
 
 
 def test_one_seed_gets_no_verdict() -> None:

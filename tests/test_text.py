@@ -46,7 +46,7 @@ def test_verdicts_say_what_was_tested() -> None:
             "value": [0.02, -0.001],
             "low": [0.01, -0.004],
             "high": [0.03, 0.002],
-            "margin": [0.0, 0.01],
+            "above": [0.0, -0.01],
             "p_holm": [0.0004, 0.2],
             "verdict": ["supported", "undecided"],
         }

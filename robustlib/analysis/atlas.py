@@ -135,7 +135,7 @@ class Atlas:
         """
         chosen = [name for name in self.scored if name in corruptions]
         if len(chosen) < 2:
-            return self._unknown("superiority")
+            return self._unknown("superiority", 0.5)
 
         def redundant(overlaps: np.ndarray) -> np.ndarray:
             return 1 - np.asarray(effective_number(overlaps)) / len(chosen)
@@ -156,7 +156,7 @@ class Atlas:
         """
         chosen = [name for name in self.scored if name in corruptions]
         if len(chosen) < 2:
-            return self._unknown(_TEST)
+            return self._unknown(_TEST, threshold)
         pairs = np.triu_indices(len(chosen), 1)
         signed = signed_overlaps(self._part(chosen), self.normalise)[pairs]
         return superiority_of_largest(signed, threshold=threshold)
@@ -181,10 +181,10 @@ class Atlas:
             found.append(_clipped(accuracy, self.normalise))
         return np.array(found)
 
-    def _unknown(self, test: str) -> Outcome:
+    def _unknown(self, test: str, threshold: float) -> Outcome:
         """The outcome of a test for which nothing has a score."""
         none, seeds, images = np.array(np.nan), len(self.correct), self.correct.shape[-1]
-        return Outcome(test, none, none, none, 0.0, none, np.array(False), seeds, images)
+        return Outcome(test, none, none, none, threshold, np.inf, none, seeds, images)
 
     def _part(self, names: Sequence[str]) -> np.ndarray:
         """`correct` for some of the corruptions."""

@@ -24,12 +24,12 @@ class Outcome:
 
     Attributes:
         test: "superiority", "superiority of the largest", "non-inferiority" or "equivalence".
-        value: the estimate, or an array of them, like the next five.
+        value: the estimate, or an array of them; low, high and p likewise.
         low: lower end of its 95 % interval.
         high: upper end.
-        margin: of non-inferiority or equivalence; 0 for superiority.
+        above: what the truth must exceed for the claim to hold: a threshold, or minus the margin.
+        below: what it must stay below: the margin of equivalence, else infinite.
         p: p value, of the hypothesis that the truth lies on the other side than the estimate.
-        holds: whether the estimate lies on the side of the claim.
         seeds: training seeds.
         images: test images.
     """
@@ -38,11 +38,16 @@ class Outcome:
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    margin: float
+    above: float
+    below: float
     p: np.ndarray
-    holds: np.ndarray
     seeds: int
     images: int
+
+    @property
+    def holds(self) -> np.ndarray:
+        """Whether the estimate lies on the side of the claim."""
+        return np.asarray((self.value > self.above) & (self.value < self.below))
 
     def verdict(self, p: np.ndarray | float | None = None) -> np.ndarray:
         """ "supported", "contradicted" or "undecided" at the 5 % level; `ONE_SEED` with one seed.
@@ -63,7 +68,7 @@ def superiority(estimate: Uncertain, *, threshold: float = 0.0) -> Outcome:
         estimate: such as `accuracy_gains(correct)[0, 0]`.
         threshold: in the units of the estimate.
     """
-    return _beyond("superiority", estimate, threshold, 0.0)
+    return _beyond("superiority", estimate, threshold)
 
 
 def noninferiority(estimate: Uncertain, *, margin: float) -> Outcome:
@@ -80,7 +85,7 @@ def noninferiority(estimate: Uncertain, *, margin: float) -> Outcome:
         ValueError: a margin that isn't positive.
     """
     margin = check_number(margin, "margin", low=0, above=True)
-    return _beyond("non-inferiority", estimate, -margin, margin)
+    return _beyond("non-inferiority", estimate, -margin)
 
 
 def equivalence(estimate: Uncertain, *, margin: float) -> Outcome:
@@ -99,9 +104,8 @@ def equivalence(estimate: Uncertain, *, margin: float) -> Outcome:
     margin = check_number(margin, "margin", low=0, above=True)
     within = np.maximum(estimate.p_above(-margin), estimate.p_below(margin))
     beyond = np.minimum(estimate.p_above(margin), estimate.p_below(-margin))
-    holds = np.abs(estimate.value) < margin
-    p = np.where(holds, within, np.minimum(1, 2 * beyond))
-    return _outcome("equivalence", estimate, margin, p, holds)
+    p = np.where(np.abs(estimate.value) < margin, within, np.minimum(1, 2 * beyond))
+    return _outcome("equivalence", estimate, -margin, margin, p)
 
 
 def superiority_of_largest(estimates: Uncertain, *, threshold: float = 0.0) -> Outcome:
@@ -121,14 +125,13 @@ def superiority_of_largest(estimates: Uncertain, *, threshold: float = 0.0) -> O
     threshold = check_number(threshold, "threshold")
     family = 2 * estimates.value.size
     found = largest(estimates.interval(family=estimates.value.size))
-    holds = found.estimate > threshold
-    if holds:
+    if found.estimate > threshold:
         p = np.nanmin(estimates.p_above(threshold))
     else:
         p = np.nanmax(estimates.p_below(threshold))
-    ends = (found.estimate, found.low, found.high)
+    bounds = (found.estimate, found.low, found.high, threshold, np.inf)
     p = np.minimum(1, family * p)
-    return Outcome("superiority of the largest", *ends, 0.0, p, holds, found.seeds, found.images)
+    return Outcome("superiority of the largest", *bounds, p, found.seeds, found.images)
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,8 @@ def hypotheses_table(hypotheses: Sequence[Hypothesis]) -> pd.DataFrame:
     hypotheses: one or more, with outcomes of single estimates.
 
     Returns the columns paper, statement, measure, test, value, low, high (95 %, for itself),
-    margin, p, p_holm (Holm 1979; an undefined p counts as 1), seeds, n (images) and verdict, by
-    p_holm at the 5 % level.
+    above, below (between which the claim holds), p, p_holm (Holm 1979; an undefined p counts as
+    1), seeds, n (images) and verdict, by p_holm at the 5 % level.
 
     Raises:
         ValueError: no hypothesis, one named twice, or an outcome of several estimates.
@@ -183,7 +186,8 @@ def hypotheses_table(hypotheses: Sequence[Hypothesis]) -> pd.DataFrame:
                 "value": float(outcome.value),
                 "low": float(outcome.low),
                 "high": float(outcome.high),
-                "margin": outcome.margin,
+                "above": outcome.above,
+                "below": outcome.below,
                 "p": float(outcome.p),
                 "p_holm": p_holm,
                 "seeds": outcome.seeds,
@@ -195,16 +199,21 @@ def hypotheses_table(hypotheses: Sequence[Hypothesis]) -> pd.DataFrame:
     )
 
 
-def _beyond(test: str, estimate: Uncertain, threshold: float, margin: float) -> Outcome:
+def in_words(test: str, above: float) -> str:
+    """A test with what was claimed, as in a table: "equivalence, margin 0.1"."""
+    if test.startswith("superiority"):
+        return f"{test}, above {above:g}" if above else test
+    return f"{test}, margin {-above:g}"
+
+
+def _beyond(test: str, estimate: Uncertain, threshold: float) -> Outcome:
     threshold = check_number(threshold, "threshold")
     smaller = np.minimum(estimate.p_above(threshold), estimate.p_below(threshold))
     p = np.minimum(1, 2 * smaller)
-    return _outcome(test, estimate, margin, p, np.asarray(estimate.value > threshold))
+    return _outcome(test, estimate, threshold, np.inf, p)
 
 
-def _outcome(
-    test: str, estimate: Uncertain, margin: float, p: np.ndarray, holds: np.ndarray
-) -> Outcome:
+def _outcome(test: str, estimate: Uncertain, above: float, below: float, p: np.ndarray) -> Outcome:
     interval = estimate.interval()
     ends = (interval.estimate, interval.low, interval.high)
-    return Outcome(test, *ends, margin, p, holds, estimate.seeds, estimate.images)
+    return Outcome(test, *ends, above, below, p, estimate.seeds, estimate.images)

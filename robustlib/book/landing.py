@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustlib import corruptions
-from robustlib.analysis import interval_text
+from robustlib.analysis import hypotheses, interval_text
 from robustlib.book import headlines, results
 from robustlib.book.templates import data_uri, render
 
@@ -23,7 +23,8 @@ class Question:
         notebook: the chapter that answers it.
         headline: the answer in numbers, one sentence; "" without results.
         claims: table of what was measured of the paper's claims.
-        pictures: figures of the run of record by name, with a caption; the first there is is shown.
+        picture: name of a figure of the run of record.
+        caption: what it shows.
     """
 
     text: str
@@ -31,7 +32,8 @@ class Question:
     notebook: str
     headline: Callable[[], str]
     claims: str
-    pictures: Mapping[str, str]
+    picture: str
+    caption: str
 
 
 QUESTIONS = (
@@ -42,10 +44,8 @@ QUESTIONS = (
         "02_common_vs_adversarial",
         headlines.independence,
         "claims_independence",
-        {
-            "adversarial_gains": "Accuracy gained by adversarial training, by family of "
-            "corruptions and radius",
-        },
+        "adversarial_gains",
+        "Accuracy gained by adversarial training, by family of corruptions and radius",
     ),
     Question(
         "Can one training method, M-TLAT, give both?",
@@ -54,11 +54,9 @@ QUESTIONS = (
         "03_mtlat",
         headlines.mtlat,
         "claims_mtlat",
-        {
-            "mtlat_parts": "Points of accuracy that M-TLAT and recipes with a part of it gain over "
-            "the standard model, on clean images, nineteen corruptions and five attacks",
-            "mtlat_gains": "Accuracy gained over the standard model, by perturbation and recipe",
-        },
+        "mtlat_parts",
+        "Points of accuracy that M-TLAT and recipes with a part of it gain over the standard "
+        "model, on clean images, nineteen corruptions and five attacks",
     ),
     Question(
         "Which corruptions of a benchmark measure the same thing?",
@@ -66,7 +64,8 @@ QUESTIONS = (
         "04_corruption_overlap",
         headlines.overlap,
         "claims_overlap",
-        {"overlap_atlas": "Overlapping scores of all pairs of corruptions, clustered"},
+        "overlap_atlas",
+        "Overlapping scores of all pairs of corruptions, clustered",
     ),
 )
 
@@ -85,7 +84,7 @@ class Answer:
     """What the run of record says to a question.
 
     headline: the answer in numbers, or "". summary: of the verdicts. claims: empty if there is no
-    result yet. origin: of the results. picture: an address that holds it, or "". caption: its text.
+    result yet. origin: of the results. picture: an address that holds it, or "".
     """
 
     question: Question
@@ -94,7 +93,6 @@ class Answer:
     claims: list[Claim]
     origin: str
     picture: str
-    caption: str
 
 
 def answer(question: Question) -> Answer:
@@ -102,19 +100,14 @@ def answer(question: Question) -> Answer:
     table = results.table(question.claims)
     rows = [] if table is None else table.to_dict("records")
     claims = [Claim(row["verdict"], row["statement"], measured(row)) for row in rows]
-    found = results.figure(question.pictures)
-    name, png = found or ("", b"")
-    in_short = summary([claim.verdict for claim in claims])
-    if rows and "seeds" not in rows[0]:
-        in_short = f"An older run, whose intervals cover test images only. {in_short}"
+    png = results.figure(question.picture)
     return Answer(
         question,
         question.headline(),
-        in_short,
+        summary([claim.verdict for claim in claims]),
         claims,
         _origin(results.origin(question.claims)),
         data_uri(png) if png else "",
-        question.pictures.get(name, ""),
     )
 
 
@@ -131,15 +124,10 @@ def summary(verdicts: list[str]) -> str:
 
 
 def measured(row: Mapping[Any, Any]) -> str:
-    """What was measured of a claim: value, interval and what it was held against.
-
-    row: of a table of claims, with "threshold" in the older form, "test" and "margin" today.
-    """
+    """What was measured of a claim, a row of a table of claims: value, interval, test, margin."""
     interval = interval_text(row["low"], row["high"])
-    held = f"threshold {row['threshold']:g}" if "threshold" in row else ""
-    if "test" in row:
-        held = f"test of {row['test']}" + (f", margin {row['margin']:g}" if row["margin"] else "")
-    return f"{row['measure']}: {row['value']:.3f} (95 % interval: {interval}; {held})"
+    test = hypotheses.in_words(row["test"], row["above"])
+    return f"{row['measure']}: {row['value']:.3f} (95 % interval: {interval}; test of {test})"
 
 
 def landing_page(
@@ -150,14 +138,14 @@ def landing_page(
     chapters: by run, what it shows and its chapters' titles by notebook. cards: titles of the
     report cards by file.
     """
-    opening = results.figure(["gallery"], "default")  # generated images, which anyone may copy
+    opening = results.figure("gallery", "default")  # generated images, which anyone may copy
     return render(
         "landing",
         "How robust is an image classifier, and to what?",
         answers=[answer(question) for question in QUESTIONS],
         chapters=chapters,
         cards=cards,
-        gallery=data_uri(opening[1]) if opening else "",
+        gallery=data_uri(opening) if opening else "",
         count=len(corruptions.names()),
     )
 

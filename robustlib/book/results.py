@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ def table(name: str) -> pd.DataFrame | None:
     return committed(RUN, name) if _file(f"{name}.csv").is_file() else None
 
 
-def figure(names: Iterable[str], run: str = RUN) -> tuple[str, bytes] | None:
-    """Name and PNG of the first of these pictures that has been committed; None if none has."""
-    for name in names:
-        if _file(f"{name}.png", run).is_file():
-            return name, _file(f"{name}.png", run).read_bytes()
-    return None
+def figure(name: str, run: str = RUN) -> bytes | None:
+    """The picture `<name>.png` of a run; None if it hasn't been committed yet."""
+    file = _file(f"{name}.png", run)
+    return file.read_bytes() if file.is_file() else None
 
 
 def origin(name: str) -> dict[str, Any]:

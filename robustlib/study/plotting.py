@@ -19,10 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor
 
-from robustlib.analysis.statistics import wilson_interval
+from robustlib.analysis.hypotheses import LEVEL, ONE_SEED
+from robustlib.analysis.statistics import interval_text, wilson_interval
 
 __all__ = [
     "atlas",
+    "claims",
     "heatmap",
     "image_grid",
     "intervals",
@@ -40,6 +42,13 @@ MARKERS = "osD^vPX*<>"
 _RIGHT, _WRONG = "#00598c", "#a63603"  # told apart by the colour blind, dark enough for small text
 _ANNOTATED = 16
 _GAP = 0.05  # between images, of their side
+_SMALLEST = 1e-5  # p value that is told from smaller ones
+_VERDICTS = {
+    "supported": ("o", PALETTE[0]),
+    "contradicted": ("s", PALETTE[3]),
+    "undecided": ("D", (0.45, 0.45, 0.45)),
+    ONE_SEED: ("X", (0.7, 0.7, 0.7)),
+}
 _LONGEST, _TITLE = 40, 80  # characters that a figure has room for in a name, in a title
 
 P = ParamSpec("P")
@@ -589,4 +598,53 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, xlabel: str, ylabel: str, ti
     axis.set_ylabel(ylabel)
     axis.set_title(_text(title, _TITLE))
     _legend(axis, drawn)
+    return figure
+
+
+@_literal
+def claims(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """How clear each claim is: supported to the right of the band, contradicted to its left.
+
+    The axis is p after Holm's correction, on a logarithmic scale to both sides; the band is what
+    the 5 % level leaves undecided. p values below 10⁻⁵ are drawn there. Value and interval stand
+    beside each.
+
+    Args:
+        table: a row a claim, as from `analysis.hypotheses_table`.
+        title: of the figure.
+    """
+    strength = -np.log10(table["p_holm"].fillna(1).clip(_SMALLEST, 1))
+    holds = (table["value"] > table["above"]) & (table["value"] < table["below"])
+    shared = table["statement"].duplicated(keep=False)
+    labels = [
+        "\n".join(_text(part, _TITLE) for part in parts[: 1 + both])
+        for *parts, both in zip(table["statement"], table["measure"], shared, strict=True)
+    ]
+    heights = np.array([0.15 * (1 + label.count("\n")) + 0.12 for label in labels])
+    edges = np.cumsum([0, *heights])
+    places = edges[1:] - heights / 2
+    figure, axis = plt.subplots(figsize=(11.5, 0.9 + edges[-1]), layout="constrained")
+    band = -np.log10(LEVEL)
+    axis.axvspan(-band, band, color="0.93", zorder=0)
+    drawn: dict[object, Any] = {}
+    x = np.where(holds, strength, -strength)
+    for verdict, (marker, colour) in _VERDICTS.items():
+        mine = (table["verdict"] == verdict).to_numpy()
+        if mine.any():
+            drawn[verdict] = axis.scatter(x[mine], places[mine], marker=marker, color=colour, s=40)
+    for place, row in zip(places, table.itertuples(), strict=True):
+        text = f"{row.value:.3f} ({interval_text(row.low, row.high)})"
+        across = axis.get_yaxis_transform()
+        axis.text(1.02, place, text, transform=across, va="center", fontsize=8)
+    for edge in edges[:-1][table["paper"].ne(table["paper"].shift())]:
+        axis.axhline(edge, color="0.8", linewidth=1)
+    axis.set(xlim=(-5.3, 5.3), ylim=(edges[-1], 0), yticks=places)
+    axis.set_yticklabels(labels, fontsize=8)
+    axis.set_xticks([-4, -2, 0, 2, 4], ["10⁻⁴", "0.01", "1", "0.01", "10⁻⁴"])
+    axis.set_xlabel("← against the claim        p, by Holm        for the claim →")
+    axis.grid(visible=False, axis="y")
+    axis.set_title(_text(title, _TITLE))
+    figure.legend(
+        list(drawn.values()), list(drawn), loc="outside upper center", ncols=4, fontsize=8
+    )
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from robustlib.analysis import interval_text
+from robustlib.analysis import hypotheses, interval_text
 
 
 def plain(name: object) -> str:
@@ -44,11 +44,11 @@ def verdict_table(claims: pd.DataFrame) -> pd.DataFrame:
     Returns the columns claim (with what was measured), test, value with its 95 % interval, p by
     Holm, and verdict; the run first, if there is one.
     """
-    margins = [f", margin {margin:g}" if margin else "" for margin in claims["margin"]]
+    tests = zip(claims["test"], claims["above"], strict=True)
     values = zip(claims["value"], claims["low"], claims["high"], strict=True)
     found = {
         "claim": claims["statement"] + ": " + claims["measure"],
-        "test": claims["test"] + pd.Series(margins, claims.index),
+        "test": [hypotheses.in_words(test, above) for test, above in tests],
         "value (95 % interval)": [f"{x:.3f} ({interval_text(*ends)})" for x, *ends in values],
         "p, by Holm": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in claims["p_holm"]],
         "verdict": claims["verdict"],
