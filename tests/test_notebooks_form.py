@@ -353,13 +353,16 @@ def test_second_smoke_run_makes_nothing_anew(smoke: dict[str, str], tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["smoke", "cifar10"])
-def test_independence_follows_from_per_image_results(
+def test_tables_follow_from_per_image_results(
     smoke: dict[str, str], tmp_path: Path, run: str
 ) -> None:
-    run_smoke(smoke, tmp_path, "--only", "02", "--run", "again", "-p", "from_run", run)
+    run_smoke(smoke, tmp_path, "--only", "02", "03", "--run", "again", "-p", "from_run", run)
     folder = Path(smoke["ROBUSTLIB_RESULTS"])
     first = folder / run if run == "smoke" else ROOT / "results" / run
-    for name in ("adversarial_gains", "adversarial_overlap", "unseen_gains", "claims_independence"):
+    for name in (
+        *("adversarial_gains", "adversarial_overlap", "unseen_gains", "claims_independence"),
+        *("mtlat_gains", "mtlat_levels", "mtlat_mixup", "mtlat_mce", "claims_mtlat"),
+    ):
         tables = (pd.read_csv(place / f"{name}.csv") for place in (first, folder / "again"))
         pd.testing.assert_frame_equal(*tables)
 

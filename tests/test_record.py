@@ -471,12 +471,12 @@ def test_what_each_part_of_m_tlat_gains() -> None:
         cells = level_of(row.recipe, row.comparison, *GROUPS[row.group])
         check_ends(cells, [row.accuracy, row.low, row.high])
     for row in mixup.itertuples():
-        cells = gain("mtlat", row.comparison, row.group, over="tlat")
+        cells = gain("mtlat", row.comparison, row.group, over="mtlat_unmixed")
         check_ends(cells, [row.gain, row.low, row.high])
     recipes = set(levels["recipe"])
-    assert len(recipes) == 10
-    assert len(levels) == 2 * len(GROUPS) * 10
-    assert len(gains) == 2 * len(GROUPS) * 9
+    assert len(recipes) == 11
+    assert len(levels) == 2 * len(GROUPS) * 11
+    assert len(gains) == 2 * len(GROUPS) * 10
     assert len(mixup) == 2 * len(GROUPS)
 
 

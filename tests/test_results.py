@@ -50,6 +50,14 @@ def test_provenance_names_versions_and_parameters_but_no_path(folder: Path) -> N
     assert "/" not in (folder / "03_mtlat.json").read_text()
 
 
+def test_parameters_of_a_run_here_or_of_record(folder: Path) -> None:
+    results.save("trial", "03_mtlat", {}, settings=Settings(), seconds=1)
+    assert results.parameters("trial", "03_mtlat") == {"epochs": 3, "data_root": "images"}
+    assert results.parameters("cifar10", "02_common_vs_adversarial")["seeds"] == [0, 1, 2]
+    with pytest.raises(results.MissingResultsError, match="has no 04_corruption_overlap"):
+        results.parameters("trial", "04_corruption_overlap")
+
+
 def test_provenance_names_options_but_no_folder(folder: Path, tmp_path: Path) -> None:
     options = [f"frost.photographs={tmp_path}", "pgd.steps=3"]
     settings = validated(epochs=2, seeds=[0, 1], options=options)

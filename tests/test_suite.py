@@ -12,7 +12,7 @@ from benchmarks import run as speed
 from robustlib.core.checks import UnknownNameError
 from robustlib.recipes import FGSM, MTLAT, PGD, TLAT, Batch, Standard
 from robustlib.recipes.cost import epochs_of_equal_compute, step_cost
-from robustlib.recipes.suite import SUITE, suite
+from robustlib.recipes.suite import SUITE, suite, without_mixup
 
 
 def test_both_readings_of_the_label_weight_are_there() -> None:
@@ -33,6 +33,13 @@ def test_hyperparameters_are_changed_by_name() -> None:
     assert found["tlat"] == TLAT()
     assert suite(["tlat.label_weight=0.5", "tlat.target=least_likely"])["tlat"] == TLAT(
         label_weight=0.5, target="least_likely"
+    )
+
+
+def test_without_mixup_all_else_stays() -> None:
+    recipe = MTLAT(eps=4 / 255, radius="fixed", label_weight=0.3, alpha=0.1, corruptions="noc")
+    assert without_mixup(recipe) == TLAT(
+        eps=4 / 255, radius="fixed", label_weight=0.3, name="mtlat_unmixed"
     )
 
 

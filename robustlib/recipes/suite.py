@@ -63,6 +63,15 @@ def suite(hyperparameters: Iterable[str] = ()) -> dict[str, Recipe]:
     return found
 
 
+def without_mixup(mtlat: MTLAT) -> TLAT:
+    """A recipe of M-TLAT with all but its Mixup and its augmentation, named "mtlat_unmixed".
+
+    `tlat` beside `mtlat` says what Mixup adds only where they share all other hyperparameters.
+    """
+    shared = {field.name: getattr(mtlat, field.name) for field in fields(TLAT)}
+    return TLAT(**shared | {"name": "mtlat_unmixed"})
+
+
 def _value(text: str) -> float | str:
     try:
         number = as_number(text)

@@ -119,6 +119,15 @@ def table(run: str, name: str) -> pd.DataFrame:
     return pd.read_csv(_found(run, f"{name}.csv"))
 
 
+def parameters(run: str, notebook: str) -> dict[str, Any]:
+    """The parameters that a notebook of a run here, or else of a run of record, was run with.
+
+    Raises:
+        MissingResultsError: it hasn't been run.
+    """
+    return dict(json.loads(_found(run, f"{notebook}.json").read_text("utf-8"))["parameters"])
+
+
 def _found(run: str, file: str) -> Path:
     places = [paths.results_dir(run), paths.project_root() / "results" / run]
     for path in (folder / file for folder in places):
