@@ -626,14 +626,14 @@ def claims(table: pd.DataFrame, *, title: str = "") -> Figure:
     figure, axis = plt.subplots(figsize=(11.5, 0.9 + edges[-1]), layout="constrained")
     band = -np.log10(LEVEL)
     axis.axvspan(-band, band, color="0.93", zorder=0)
-    drawn: dict[object, Any] = {}
+    drawn: dict[str, Any] = {}
     x = np.where(holds, strength, -strength)
     for verdict, (marker, colour) in _VERDICTS.items():
         mine = (table["verdict"] == verdict).to_numpy()
         if mine.any():
             drawn[verdict] = axis.scatter(x[mine], places[mine], marker=marker, color=colour, s=40)
-    for place, row in zip(places, table.itertuples(), strict=True):
-        text = f"{row.value:.3f} ({interval_text(row.low, row.high)})"
+    for place, row in zip(places, table.to_dict("records"), strict=True):
+        text = f"{row['value']:.3f} ({interval_text(row['low'], row['high'])})"
         across = axis.get_yaxis_transform()
         axis.text(1.02, place, text, transform=across, va="center", fontsize=8)
     for edge in edges[:-1][table["paper"].ne(table["paper"].shift())]:
