@@ -72,6 +72,14 @@ def test_gains_by_hand() -> None:
     assert set(found["n"]) == {500}
 
 
+def test_advantages_over_each_of_the_others() -> None:
+    over = comparison.advantages(GROUPS, "mtlat")
+    assert set(over["over"]) == set(comparison.gains(GROUPS, reference="mtlat")["recipe"])
+    mine = over[over["over"] == "standard"].drop(columns="over").reset_index(drop=True)
+    theirs = comparison.gains(GROUPS).query("recipe == 'mtlat'").drop(columns="recipe")
+    pd.testing.assert_frame_equal(mine, theirs.reset_index(drop=True))
+
+
 def test_levels_and_mce_by_hand() -> None:
     levels = comparison.levels(GROUPS).set_index(["comparison", "recipe", "group"])["accuracy"]
     assert levels[("equal steps", "standard", "two corruptions")] == pytest.approx(0.5)
@@ -109,6 +117,8 @@ def test_what_isn_t_there_is_refused() -> None:
         comparison.claims(GROUPS, {"mtlat": ""}, paper="", clean="clean images", margin=0)
     with pytest.raises(UnknownNameError, match="recipe"):
         comparison.gains(GROUPS, reference="tlat")
+    with pytest.raises(UnknownNameError, match="recipe"):
+        comparison.advantages(GROUPS, "tlat")
 
 
 def test_only_other_epochs_make_a_twin() -> None:

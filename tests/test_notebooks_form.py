@@ -361,7 +361,7 @@ def test_tables_follow_from_per_image_results(
     first = folder / run if run == "smoke" else ROOT / "results" / run
     for name in (
         *("adversarial_gains", "adversarial_overlap", "unseen_gains", "claims_independence"),
-        *("mtlat_gains", "mtlat_levels", "mtlat_mixup", "mtlat_mce", "claims_mtlat"),
+        *("mtlat_gains", "mtlat_levels", "mtlat_over", "mtlat_mce", "claims_mtlat"),
     ):
         tables = (pd.read_csv(place / f"{name}.csv") for place in (first, folder / "again"))
         pd.testing.assert_frame_equal(*tables)

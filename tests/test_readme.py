@@ -202,22 +202,39 @@ def test_m_tlat_shown_is_that_of_the_run_of_record() -> None:
     assert shown
     text = " ".join(shown[1].split())
     gains = pd.read_csv(folder / "mtlat_gains.csv").query("recipe == 'mtlat'")
-    mixup = pd.read_csv(folder / "mtlat_mixup.csv")
-    spans = {
-        (kind, comparison): [
-            f"{100 * row.gain:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
-            for row in part.itertuples()
-        ]
-        for kind, table in (("gains", gains), ("mixup", mixup))
-        for comparison, part in table.groupby("comparison")
-    }
+    over = pd.read_csv(folder / "mtlat_over.csv").query(at)
+
+    def spans(rows: pd.DataFrame) -> list[str]:
+        assert list(rows["group"]) == ["clean images", "nineteen corruptions", "five attacks"]
+        points = (100 * rows[["gain", "low", "high"]]).itertuples(index=False)
+        return [f"{gain:.1f} ({low:.1f} to {high:.1f})" for gain, low, high in points]
+
     assert (
         "gains {} points on clean images, {} on the nineteen corruptions and {} under the five "
-        "attacks".format(*spans["gains", "equal compute"])
+        "attacks".format(*spans(gains.query(at)))
     ) in text
-    assert "at equal steps {}, {} and {}.".format(*spans["gains", "equal steps"]) in text
-    added = spans["mixup", "equal compute"]
-    assert "adds {} points on clean images, {} on corruptions and {} under".format(*added) in text
+    steps = spans(gains.query("comparison == 'equal steps'"))
+    assert "at equal steps {}, {} and {}.".format(*steps) in text
+    added = "{} points on clean images, {} on corruptions and {} under attack".format
+    over_fgsm, by_mixup = (spans(over[over["over"] == name]) for name in ("fgsm", "mtlat_unmixed"))
+    assert f"FGSM training it gains {added(*over_fgsm)}." in text
+    assert f"Mixup adds {added(*by_mixup)}: M-TLAT" in text
+    claims = pd.read_csv(folder / "claims_mtlat.csv")
+    mine = claims[claims["statement"].str.startswith("M-TLAT (weight = radius)")]
+    assert (
+        "no loss of clean accuracy is {0} at equal steps and {3} at equal compute, more accuracy "
+        "on corruptions {1} and {4}, under attack **{2}** and **{5}**.".format(*mine["verdict"])
+    ) in text
+    of_epochs = pd.read_csv(folder / "mtlat_levels.csv").set_index(["recipe", "group"])
+    fewer, more = of_epochs.loc[("standard", "clean images"), "accuracy"]
+    assert f"gains {100 * (more - fewer):.1f} points on clean images from six epochs to" in text
+    picked = dict(each.split(".eps=") for each in had["hyperparameters"] if ".eps=" in each)
+    trained = [
+        picked[f"mtlat{kind}"].removesuffix("/255") for kind in ("", "_weight", "_augmented")
+    ]
+    assert "radii up to {}, {} and {}/255, `tlat` and `fgsm` up to".format(*trained) in section
+    assert f"up to {picked['tlat']}, `pgd` with {picked['pgd']}." in section
+    assert picked["tlat"] == picked["fgsm"]
     single = pd.read_csv(folder / "mtlat_by_perturbation.csv").query(f"{at} and recipe == 'mtlat'")
     single = single.set_index("perturbation").loc[list(corruptions.names("imagenet_c"))]
     assert f"model on {(single['low'] > 0).sum()} of the nineteen corruptions" in text

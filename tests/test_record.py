@@ -463,21 +463,21 @@ def test_every_verdict_on_m_tlat() -> None:
 
 
 def test_what_each_part_of_m_tlat_gains() -> None:
-    gains, levels, mixup = (table(f"mtlat_{name}") for name in ("gains", "levels", "mixup"))
+    gains, levels, over = (table(f"mtlat_{name}") for name in ("gains", "levels", "over"))
     for row in gains.itertuples():
         cells = gain(row.recipe, row.comparison, row.group)
         check_ends(cells, [row.gain, row.low, row.high])
     for row in levels.itertuples():
         cells = level_of(row.recipe, row.comparison, *GROUPS[row.group])
         check_ends(cells, [row.accuracy, row.low, row.high])
-    for row in mixup.itertuples():
-        cells = gain("mtlat", row.comparison, row.group, over="mtlat_unmixed")
+    for row in over.itertuples():
+        cells = gain("mtlat", row.comparison, row.group, over=row.over)
         check_ends(cells, [row.gain, row.low, row.high])
     recipes = set(levels["recipe"])
     assert len(recipes) == 11
     assert len(levels) == 2 * len(GROUPS) * 11
-    assert len(gains) == 2 * len(GROUPS) * 10
-    assert len(mixup) == 2 * len(GROUPS)
+    assert len(gains) == len(over) == 2 * len(GROUPS) * 10
+    assert set(over["over"]) == recipes - {"mtlat"}
 
 
 def test_gains_under_each_perturbation() -> None:

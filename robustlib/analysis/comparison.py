@@ -68,6 +68,17 @@ def gains(groups: Groups, *, reference: str = "standard") -> pd.DataFrame:
     return _frame(rows, "gain")
 
 
+def advantages(groups: Groups, recipe: str) -> pd.DataFrame:
+    """Accuracy that one recipe gains over each of the others, in the same comparison.
+
+    Returns a row for each comparison, other recipe and group: comparison, over (its name), group,
+    gain, low, high, seeds, n. Arguments and errors as for `gains`, whose reference is the recipe.
+    """
+    others = gains(groups, reference=recipe).rename(columns={"recipe": "over"})
+    ends = {"gain": -others["gain"], "low": -others["high"], "high": -others["low"]}
+    return others.assign(**ends)
+
+
 def levels(groups: Groups) -> pd.DataFrame:
     """Accuracy of each recipe, averaged over the perturbations of each group.
 
