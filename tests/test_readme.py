@@ -240,6 +240,9 @@ def test_m_tlat_shown_is_that_of_the_run_of_record() -> None:
     assert f"model on {(single['low'] > 0).sum()} of the nineteen corruptions" in text
     worse = ", ".join(single.index[single["high"] < 0]) or "none"
     assert f"clearly worse on {worse}." in text
+    ablated = pd.read_csv(folder / "mtlat_ablation.csv").set_index("variant")
+    fgsm, pgd = 100 * ablated.loc["label weight 0.5", ["fgsm", "pgd"]]
+    assert f"at 0.5, {fgsm:.0f} % withstand FGSM, but {pgd:.0f} % PGD" in text
     passed = pd.read_csv(folder / "mtlat_sanity.csv")["passed"]
     assert f"Of {len(passed)} checks for [masked gradients]" in text
     assert f", {passed.sum()} pass." in text
