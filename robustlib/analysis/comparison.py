@@ -75,8 +75,8 @@ def advantages(groups: Groups, recipe: str) -> pd.DataFrame:
     gain, low, high, seeds, n. Arguments and errors as for `gains`, whose reference is the recipe.
     """
     others = gains(groups, reference=recipe).rename(columns={"recipe": "over"})
-    ends = {"gain": -others["gain"], "low": -others["high"], "high": -others["low"]}
-    return others.assign(**ends)
+    turned = {"gain": "gain", "low": "high", "high": "low"}
+    return others.assign(**{name: 0 - others[other] for name, other in turned.items()})
 
 
 def levels(groups: Groups) -> pd.DataFrame:
