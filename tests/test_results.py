@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,32 @@ def test_provenance_names_options_but_no_folder(folder: Path, tmp_path: Path) ->
         "seeds": [0, 1],
         "options": f"frost.photographs={tmp_path.name}, pgd.steps=3",
     }
+
+
+def test_provenance_says_if_the_code_differs_from_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+
+    def git(*arguments: str) -> None:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
+
+    code, result = tmp_path / "code.py", tmp_path / "results" / "a.csv"
+    result.parent.mkdir()
+    for file in (code, result):
+        file.write_text("1")
+    assert "commit" not in results.provenance()
+    git("init")
+    git("add", ".")
+    assert "commit" not in results.provenance()
+    git("commit", "-m", "first")
+    commit = results.provenance()["commit"]
+    assert len(commit) == 12
+    result.write_text("2")
+    assert results.provenance()["commit"] == commit
+    code.write_text("2")
+    assert results.provenance()["commit"] == f"{commit}, with uncommitted changes"
 
 
 def test_figures_are_written_beside_the_tables(folder: Path) -> None:

@@ -200,12 +200,18 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Short hash of the checkout, marked if tracked files differ from it; empty without git."""
-    command = ["git", "-C", str(paths.project_root()), "describe", "--always", "--dirty"]
+    """Short hash of the checkout, marked if tracked files differ from it; empty without git.
+
+    What runs write, results and reports, doesn't count: a run would mark the next.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.project_root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+
     try:
-        result = subprocess.run(
-            [*command, "--abbrev=12", "--exclude=*"], capture_output=True, text=True, timeout=10
-        )
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":!results", ":!reports")
+        commit = git("rev-parse", "--verify", "--short=12", "HEAD")
+        return f"{commit}, with uncommitted changes" if commit and changed else commit
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return result.stdout.strip().replace("-dirty", ", with uncommitted changes")
