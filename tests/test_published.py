@@ -386,24 +386,6 @@ def test_adversarial_gains_have_a_row_for_each_model(data: str) -> None:
     assert gains["contrast"].lt(0).all()
 
 
-def test_compare_gains_by_hand() -> None:
-    ours = pd.Series({"noise": 5, "fog": -3, "blur": 2, "hue": 9, "jpeg": np.nan, "snow": 0.5})
-    theirs = pd.Series({"snow": 3, "jpeg": 2, "blur": -2, "fog": -1.5, "noise": 30, "frost": 1})
-    assert published.compare_gains(ours, theirs).to_dict() == {
-        "noise": "both gain",
-        "fog": "both lose",
-        "blur": "differ",
-        "jpeg": "undecided",
-        "snow": "undecided",
-    }
-    assert published.compare_gains(ours, theirs, margin=2)["fog"] == "undecided"
-    assert published.compare_gains(ours, theirs, margin=0)["snow"] == "both gain"
-    with pytest.raises(ValueError, match="no corruption in common"):
-        published.compare_gains(ours[["hue"]], theirs)
-    with pytest.raises(ValueError, match="margin"):
-        published.compare_gains(ours, theirs, margin=-1)
-
-
 def test_our_gains_beside_theirs() -> None:
     ours = pd.DataFrame(
         {"gain": [5, -2, 1.5], "low": [4, -3, 1], "high": [6, -1, 2]},
@@ -412,7 +394,10 @@ def test_our_gains_beside_theirs() -> None:
     found = published.beside_kireev(ours)
     pd.testing.assert_frame_equal(found[list(ours)], ours)
     assert found["kireev"].tolist() == pytest.approx([36.3, 11.03, np.nan], nan_ok=True)
-    assert found["agreement"].fillna("none").tolist() == ["both gain", "differ", "none"]
+    assert found["agreement"].tolist() == ["agree", "differ", "undecided"]
+    open_ours = ours.assign(low=-3.0, high=3.0)
+    assert set(published.beside_kireev(open_ours)["agreement"]) == {"undecided"}
+    assert published.beside_kireev(ours, margin=12)["agreement"].iloc[1] == "undecided"
     assert published.beside_kireev(ours, "rlat-eps=0.05-augmix")["kireev"].iloc[0] < 36.3
     with pytest.raises(UnknownNameError, match=r"Did you mean 'linf-at-eps=1.0/255'"):
         published.beside_kireev(ours, "linf-at-eps=1/255")
@@ -420,6 +405,10 @@ def test_our_gains_beside_theirs() -> None:
         published.beside_kireev(ours[["gain"]])
     with pytest.raises(ValueError, match="repeats an entry"):
         published.beside_kireev(pd.concat([ours, ours]))
+    with pytest.raises(ValueError, match="no corruption in common"):
+        published.beside_kireev(ours[2:])
+    with pytest.raises(ValueError, match="margin"):
+        published.beside_kireev(ours, margin=-1)
 
 
 def test_signs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

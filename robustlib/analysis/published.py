@@ -313,31 +313,6 @@ def adversarial_gains(data: str) -> pd.DataFrame:
     return pd.DataFrame(gains, index=index, columns=accuracy.columns)
 
 
-def compare_gains(first: pd.Series, second: pd.Series, *, margin: float = 1.0) -> pd.Series:
-    """Do two ways of training gain and lose on the same corruptions?
-
-    Args:
-        first: gain on each corruption, in points, such as ours.
-        second: likewise, such as a row of `adversarial_gains`; corruptions that only one of the
-            two has are left out.
-        margin: gains and losses up to this size, in points, count as none.
-
-    Returns for each corruption "both gain", "both lose", "differ", or "undecided" if either is
-    none or NaN. Count them, but without a test: corruptions are no independent sample.
-
-    Raises:
-        ValueError: no corruption in common.
-    """
-    margin = check_number(margin, "margin", low=0, unit="points")
-    shared = [name for name in first.index if name in second.index]
-    if not shared:
-        raise ValueError(f"no corruption in common: {list(first.index)} and {list(second.index)}.")
-    one, other = first[shared], second[shared]
-    clear = (one.abs() > margin) & (other.abs() > margin)
-    said = np.where(one * other < 0, "differ", np.where(one > 0, "both gain", "both lose"))
-    return pd.Series(np.where(clear, said, "undecided"), index=shared, name="gains")
-
-
 def predicted_correlations(overlap: pd.DataFrame, data: str) -> pd.DataFrame:
     """Do our overlaps predict which corruptions go together across public models?
 
@@ -395,65 +370,78 @@ def _interval_of_r(
 
 
 def beside_kireev(
-    ours: pd.DataFrame, model: str = "linf-at-eps=1.0/255", data: str = "cifar10"
+    ours: pd.DataFrame,
+    model: str = "linf-at-eps=1.0/255",
+    data: str = "cifar10",
+    *,
+    margin: float = 0.5,
 ) -> pd.DataFrame:
     """Our gains by adversarial training beside those of one model of Kireev et al. 2022.
+
+    A sign counts only where our interval excludes 0 and theirs, which has no interval, is beyond
+    the margin (half a point is this project's choice). Count them, but without a test: corruptions
+    are no independent sample.
 
     Args:
         ours: a row for each corruption, indexed by its name, with the columns gain, low and high,
             in points of accuracy.
         model: one of `ADVERSARIAL[data]`; its radius stands in its name.
         data: "cifar10" or "imagenet100".
+        margin: gains and losses of theirs up to this size, in points, count as none.
 
     Returns `ours` with two columns more: kireev, their gain in points (NaN where they have none),
-    and agreement, as from `compare_gains` (which looks at the gain, not at its interval; `signs`
-    does).
+    and agreement of the signs: "agree", "differ" or "undecided".
 
     Raises:
-        ValueError: no such columns, or no corruption in common.
+        ValueError: no such columns, no corruption in common, or a bad margin.
         UnknownNameError: unknown data or model.
     """
     _check_gains(ours)
     gains = adversarial_gains(data).droplevel("reference")
     theirs = gains.T[check_name(model, gains.index, "model of Kireev et al. 2022")]
-    return ours.assign(kireev=theirs, agreement=compare_gains(ours["gain"], theirs))
+    _shared(ours, theirs.index)
+    found = ours.assign(kireev=theirs)
+    return found.assign(agreement=_agreement(found, found["kireev"], margin))
 
 
 def signs(ours: pd.DataFrame, *, margin: float = 0.5) -> pd.DataFrame:
     """Where the gains of all models of Kireev et al. 2022 agree with ours in sign.
 
-    A sign counts only where our interval excludes 0 and theirs, which has no interval, is beyond
-    the margin (half a point is this project's choice).
-
-    Args:
-        ours: as in `beside_kireev`.
-        margin: gains and losses of theirs up to this size, in points, count as none.
+    Arguments and rule as for `beside_kireev`.
 
     Returns a frame with a row for each adversarially trained model of both data sets and each
     corruption that both have. Columns: data, model, reference (its counterpart without adversarial
-    examples), corruption, theirs (gain in points), gain, low, high (ours), and agreement: "agree",
-    "differ" or "undecided".
+    examples), corruption, theirs (gain in points), gain, low, high (ours), and agreement.
 
     Raises:
         ValueError: no such columns, no corruption in common, or a bad margin.
     """
     _check_gains(ours)
-    margin = check_number(margin, "margin", low=0, unit="points")
     parts = []
     for data in ADVERSARIAL:
         gains = adversarial_gains(data)
-        shared = [name for name in ours.index if name in gains]
-        if not shared:
-            raise ValueError(f"no corruption in common: {list(ours.index)} and {list(gains)}.")
+        shared = _shared(ours, gains.columns)
         part = gains[shared].melt(var_name="corruption", value_name="theirs", ignore_index=False)
         parts.append(part.reset_index().assign(data=data))
     table = pd.concat(parts, ignore_index=True)
     table = table.join(ours[["gain", "low", "high"]], on="corruption")
-    counts = ((table["low"] > 0) | (table["high"] < 0)) & (table["theirs"].abs() > margin)
-    same = table["gain"] * table["theirs"] > 0
-    table["agreement"] = np.where(counts, np.where(same, "agree", "differ"), "undecided")
+    table["agreement"] = _agreement(table, table["theirs"], margin)
     first = ["data", "model", "reference", "corruption"]
     return table[first + [name for name in table if name not in first]]
+
+
+def _shared(ours: pd.DataFrame, theirs: pd.Index) -> list[str]:
+    shared = [name for name in ours.index if name in theirs]
+    if not shared:
+        raise ValueError(f"no corruption in common: {list(ours.index)} and {list(theirs)}.")
+    return shared
+
+
+def _agreement(ours: pd.DataFrame, theirs: pd.Series, margin: float) -> np.ndarray:
+    margin = check_number(margin, "margin", low=0, unit="points")
+    counts = ((ours["low"] > 0) | (ours["high"] < 0)) & (theirs.abs() > margin)
+    same = ours["gain"] * theirs > 0
+    return np.where(counts, np.where(same, "agree", "differ"), "undecided")
 
 
 def beside_robustbench(ours: pd.DataFrame, differs: str, data: str = "cifar10") -> pd.DataFrame:
