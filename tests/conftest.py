@@ -1,9 +1,11 @@
-"""Shared fixtures: a tiny learnable data set and a store in a temporary folder."""
+"""Shared: a tiny learnable data set, a store in a temporary folder, and the end of processes."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -28,3 +30,15 @@ def tiny() -> Dataset:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def gone(pid: int) -> bool:
+    """Whether the process ends, if need be within some seconds; nobody may have waited for it."""
+    for _ in range(200):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False

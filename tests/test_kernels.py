@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from robustlib.core import paths
 from robustlib.study.runner import main
+from tests.conftest import gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -43,14 +44,6 @@ def outputs(folder: Path, stem: str) -> list[nbformat.NotebookNode]:
 def printed(folder: Path, stem: str) -> list[str]:
     found = "".join(o.text for o in outputs(folder, stem) if o.output_type == "stream")
     return found.splitlines()
-
-
-def gone(pid: int) -> bool:
-    for _ in range(200):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_kernels_and_their_workers_come_from_one_process(
