@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import bs4
@@ -24,7 +25,7 @@ from robustlib.card.advice import advice
 from robustlib.card.answers import Answers
 from robustlib.card.card import SCHEMA, Card, make_card
 from robustlib.card.command import main
-from robustlib.card.figures import figures
+from robustlib.card.figures import beside, figures
 from robustlib.card.measure import Measured, measure
 from robustlib.card.page import card_page
 from robustlib.card.protocol import Protocol
@@ -255,14 +256,24 @@ def test_another_file_is_no_card(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_cifar_stands_beside_the_published(whole: Measured) -> None:
-    beside = make_card(whole, data="cifar10").beside
-    assert beside["source"].value_counts().to_dict() == {
+    others = make_card(whole, data="cifar10").beside
+    assert others["source"].value_counts().to_dict() == {
         "published": 31,
         "this study": 2,
         "this card": 1,
     }
     with pytest.raises(ValueError, match="cifar10"):
         make_card(whole, data="cifar")
+
+
+def test_every_model_beside_has_a_row_of_its_own(whole: Measured) -> None:
+    card = make_card(whole, data="cifar10")
+    own = card.beside["source"] == "this card"
+    namesake = card.beside["model"].mask(own, card.beside["model"][~own].iloc[0])
+    figure = beside(replace(card, beside=card.beside.assign(model=namesake)))
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(rows) == len(set(rows)) == len(card.beside)
+    assert sum(row.endswith("(this card)") for row in rows) == 1
 
 
 def test_the_page_holds_all_and_fetches_nothing(whole: Measured) -> None:

@@ -102,7 +102,9 @@ def _shown(cell: Perturbation, measured: Measured, image: int) -> torch.Tensor:
 def beside(card: Card) -> Figure:
     """Mean accuracy over the fifteen corruptions, this model among others."""
     table = card.beside.assign(accuracy=100 * card.beside["corrupted"])
-    table = table.assign(low=table["accuracy"], high=table["accuracy"])
+    own = table["source"] == "this card"  # which may be called as a published model is
+    names = table["model"].mask(own, table["model"] + " (this card)")
+    table = table.assign(model=names, low=table["accuracy"], high=table["accuracy"])
     return plotting.intervals(
         table.sort_values("accuracy", ascending=False, kind="stable"),
         value="accuracy",
