@@ -37,10 +37,12 @@ def test_hyperparameters_are_changed_by_name() -> None:
 
 
 def test_without_mixup_all_else_stays() -> None:
-    recipe = MTLAT(eps=4 / 255, radius="fixed", label_weight=0.3, alpha=0.1, corruptions="noc")
+    recipe = MTLAT(eps=4 / 255, radius="fixed", label_weight=0.3, alpha=0.1)
     assert without_mixup(recipe) == TLAT(
         eps=4 / 255, radius="fixed", label_weight=0.3, name="mtlat_unmixed"
     )
+    with pytest.raises(ValueError, match="take mtlat_augmented"):
+        without_mixup(suite()["mtlat_augmented"])
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,18 @@ def suite(hyperparameters: Iterable[str] = ()) -> dict[str, Recipe]:
 
 
 def without_mixup(mtlat: MTLAT) -> TLAT:
-    """A recipe of M-TLAT with all but its Mixup and its augmentation, named "mtlat_unmixed".
+    """M-TLAT with all but its Mixup, named "mtlat_unmixed": beside it, one sees what Mixup adds.
 
-    `tlat` beside `mtlat` says what Mixup adds only where they share all other hyperparameters.
+    `tlat` says so only where it shares all other hyperparameters with `mtlat`.
+
+    Raises:
+        ValueError: a recipe with corruptions, which would be taken away with Mixup.
     """
+    if mtlat.corruptions:
+        raise ValueError(
+            f"{mtlat.name}: what Mixup adds can't be told from what corruptions add; leave "
+            "corruptions empty, and take mtlat_augmented beside it for them."
+        )
     shared = {field.name: getattr(mtlat, field.name) for field in fields(TLAT)}
     return TLAT(**shared | {"name": "mtlat_unmixed"})
 
