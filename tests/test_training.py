@@ -18,7 +18,7 @@ from PIL import Image
 
 from robustlib import corruptions, models
 from robustlib import data as sources
-from robustlib.core import cluster
+from robustlib.core import cluster, devices
 from robustlib.core.store import Store, StoreError
 from robustlib.corruptions import registry
 from robustlib.data import DataError, Dataset, StreamedSplit
@@ -581,6 +581,21 @@ def test_training_works_whatever_mode_the_caller_is_in(tiny: Dataset, tmp_path: 
         with mode:
             found = run([MTLAT()], tiny, Store(tmp_path / type(mode).__name__))
         assert torch.equal(weights(found[0]), weights(plain[0]))
+
+
+@pytest.mark.parametrize("recipe", [Standard(), MTLAT(), AugMix()], ids=lambda recipe: recipe.name)
+def test_bfloat16_trains_what_float32_trains(
+    recipe: Recipe, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast, too, each step computes with the weights that the last one left."""
+    found = []
+    for wanted in (False, True):
+        monkeypatch.setattr(devices, "trains_in_bfloat16", lambda device, wanted=wanted: wanted)
+        store = Store(tmp_path / str(wanted))
+        found += run([recipe], tiny, store)
+    exact, rounded = (model.history[0]["loss"] for model in found)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
 
 
 def test_numbers_of_other_types(tiny: Dataset, store: Store) -> None:

@@ -38,8 +38,17 @@ def trains_in_bfloat16(device: torch.device) -> bool:
 
 
 def training_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 autocast where `trains_in_bfloat16`, else a no-op."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(device))
+    """bfloat16 autocast where `trains_in_bfloat16`, else a no-op.
+
+    Weights are converted again in each layer: the cache that autocast has for them lives until the
+    outermost autocast ends, so that within another one each step would compute with old weights.
+    """
+    return torch.autocast(
+        device.type,
+        dtype=torch.bfloat16,
+        enabled=trains_in_bfloat16(device),
+        cache_enabled=False,
+    )
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
