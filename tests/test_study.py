@@ -413,7 +413,7 @@ def test_notebooks_run_by_papermill_alone_are_reported(tmp_path: Path) -> None:
 
 def test_provenance_holds_no_path() -> None:
     facts = results.provenance()
-    assert {"date", "processor", "python", "packages"} <= set(facts)
+    assert {"date", "processor", "precision", "python", "packages"} <= set(facts)
     assert str(Path.home()) not in str(facts)
 
 

@@ -15,7 +15,17 @@ import nbformat
 from robustlib.pages.notebooks import body, title_of
 from robustlib.pages.skeleton import page
 
-FACTS = ("date", "commit", "processor", "memory", "gpu", "system", "python", "packages")
+FACTS = (
+    "date",
+    "commit",
+    "processor",
+    "memory",
+    "gpu",
+    "precision",
+    "system",
+    "python",
+    "packages",
+)
 """What `provenance` can tell, in the order of the index (files keep it sorted by name)."""
 
 
@@ -147,7 +157,7 @@ def _stamp(outcome: Outcome) -> str:
     if not facts:
         return ""
     parts = [f"Executed {facts['date']} in {duration(outcome.seconds)}"]
-    parts += [facts[key] for key in ("processor", "gpu", "packages") if key in facts]
+    parts += [facts[key] for key in ("processor", "gpu", "precision", "packages") if key in facts]
     if "commit" in facts:
         parts.append(f"commit {facts['commit']}")
     return f'<p class="stamp">{html.escape(" · ".join(parts))}</p>'

@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 from robustlib.core import paths
+from robustlib.core.devices import pick_device, trains_in_bfloat16
 from robustlib.evaluation import Evaluation, packed
 
 PACKAGES = ("robustlib", "torch", "torchvision", "foolbox", "numpy", "pandas", "papermill")
@@ -184,6 +185,8 @@ def provenance() -> dict[str, str]:
         facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.0f} GB"
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
+    rounded = trains_in_bfloat16(pick_device())
+    facts["precision"] = "bfloat16 in training, else float32" if rounded else "float32"
     facts["system"] = f"{platform.system()} {platform.machine()}"
     facts["python"] = platform.python_version()
     facts["packages"] = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
