@@ -315,10 +315,14 @@ def test_the_atlas_shown_is_that_of_the_run_of_record() -> None:
     agreement = pd.read_csv(folder / "overlap_agreement.csv")
     between = agreement.loc[agreement["of"].str.startswith("seeds"), "spearman"]
     assert "rank correlations of {:.2f}, {:.2f} and {:.2f}".format(*between) in text
-    rows = pd.read_csv(ROOT / "results" / "small_vgg" / "overlap_agreement.csv").set_index("of")
-    beside = rows.loc["cifar10 and small_vgg"]
+    other = ROOT / "results" / "small_vgg"
+    beside = (
+        pd.read_csv(other / "overlap_agreement.csv").set_index("of").loc["cifar10 and small_vgg"]
+    )
     span = f"{beside.spearman:.2f} ({beside.low:.2f} to {beside.high:.2f})"
     assert f"rank correlation of {span} over {beside.names:.0f} of the fifteen" in text
+    theirs = pd.read_csv(other / "claims_overlap.csv").set_index("measure").loc[share.name]
+    assert f"and finds {100 * theirs.value:.0f} % redundant" in text
     models = pd.read_csv(folder / "overlap_accuracy.csv")
     assert f"{len(models) * share.seeds:.0f} networks" in " ".join(README.split())
 
