@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors import safe_open
-from scipy import special
+from scipy import special, stats
 from scipy.optimize import brentq
 
-RECORD = Path(__file__).parents[1] / "results" / "cifar10"
+RESULTS = Path(__file__).parents[1] / "results"
+RECORD = RESULTS / "cifar10"
 BLOCKS = 50
 LEVEL = 0.05
 FIVE = ["fgsm", "pgd", "pgd_least_likely", "mi_fgsm", "cw"]
@@ -46,23 +47,23 @@ NINETEEN = [*FIFTEEN, "speckle_noise", "gaussian_blur", "spatter", "saturate"]
 # --- Files ---------------------------------------------------------------------------------------
 
 
-def table(name: str) -> pd.DataFrame:
-    return pd.read_csv(RECORD / f"{name}.csv", keep_default_na=False, na_values=[""])
+def table(name: str, run: str = "cifar10") -> pd.DataFrame:
+    return pd.read_csv(RESULTS / run / f"{name}.csv", keep_default_na=False, na_values=[""])
 
 
 @cache
-def bits(name: str) -> tuple[pd.DataFrame, np.ndarray]:
+def bits(name: str, run: str = "cifar10") -> tuple[pd.DataFrame, np.ndarray]:
     """Rows, and whether each image is classified rightly in each."""
-    with safe_open(RECORD / f"{name}.safetensors", "numpy") as file:
+    with safe_open(RESULTS / run / f"{name}.safetensors", "numpy") as file:
         texts, packed = file.metadata(), file.get_tensor("correct")
     rows = pd.read_csv(io.StringIO(texts["table"]))
     return rows, np.unpackbits(packed, axis=1, count=int(texts["n"])).astype(bool)
 
 
 @cache
-def right(name: str, recipe: str, perturbation: str) -> np.ndarray:
+def right(name: str, recipe: str, perturbation: str, run: str = "cifar10") -> np.ndarray:
     """(seeds, images), the share of severities at which an image is classified rightly."""
-    rows, correct = bits(name)
+    rows, correct = bits(name, run)
     mine = rows[(rows["recipe"] == recipe) & (rows["perturbation"] == perturbation)]
     by_seed = mine.groupby("training_seed").indices
     assert len(by_seed) >= 2
@@ -512,32 +513,44 @@ def test_cells_of_attacks_are_known_within_three_points() -> None:
 # --- Overlap -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_every_verdict_on_overlap() -> None:
-    claims = table("claims_overlap")
-    names = FIFTEEN
-    values = np.stack(
+def accuracy_of_fifteen(run: str) -> np.ndarray:
+    """(seeds, models x tests, images): standard and the fifteen on clean images and the fifteen."""
+    return np.stack(
         [
-            right("overlap", model, test)
-            for model in ("standard", *names)
-            for test in ("clean", *names)
+            right("overlap", model, test, run)
+            for model in ("standard", *FIFTEEN)
+            for test in ("clean", *FIFTEEN)
         ],
         axis=1,
     )
-    size = len(names)
 
-    def gains(accuracy: np.ndarray) -> np.ndarray:
-        matrix = accuracy.reshape(1 + size, 1 + size)
-        score = matrix[:, 1:] / matrix[:, :1]
-        return (score[1:] - score[0]).ravel()
 
-    found = jackknife(gains, values)
+def gains_of_fifteen(accuracy: np.ndarray) -> np.ndarray:
+    """Score of each model of the fifteen on each test, less that of the standard one, flat."""
+    matrix = accuracy.reshape(1 + len(FIFTEEN), 1 + len(FIFTEEN))
+    score = matrix[:, 1:] / matrix[:, :1]
+    return (score[1:] - score[0]).ravel()
+
+
+@cache
+def overlaps_of_fifteen(run: str) -> dict[tuple[int, int], MeanOfTwo]:
+    """The overlap of each pair of the fifteen that have a score, by their places."""
+    size = len(FIFTEEN)
+    found = jackknife(gains_of_fifteen, accuracy_of_fifteen(run))
     own = [found[i * size + i] for i in range(size)]
     scored = [i for i in range(size) if has_score(own[i])]
-    pairs = {
+    return {
         (i, j): MeanOfTwo(Ratio(found[i * size + j], own[j]), Ratio(found[j * size + i], own[i]))
         for i, j in combinations(scored, 2)
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["cifar10", "small_vgg"])
+def test_every_verdict_on_overlap(run: str) -> None:
+    claims = table("claims_overlap", run)
+    pairs = overlaps_of_fifteen(run)
+    scored = sorted({place for pair in pairs for place in pair})
     largest, redundant = (row for _, row in claims.iterrows())
     tail = LEVEL / 2 / len(pairs)
     ends = np.array([pair.ends(tail) for pair in pairs.values()])
@@ -551,7 +564,7 @@ def test_every_verdict_on_overlap() -> None:
     clear = {pair for pair, overlap in pairs.items() if overlap.ends(LEVEL / 2)[0] > 0}
 
     def redundancy(accuracy: np.ndarray) -> np.ndarray:
-        matrix = gains(accuracy).reshape(size, size)
+        matrix = gains_of_fifteen(accuracy).reshape(len(FIFTEEN), len(FIFTEEN))
         similar = np.eye(len(scored))
         for a, i in enumerate(scored):
             for b, j in enumerate(scored):
@@ -561,9 +574,19 @@ def test_every_verdict_on_overlap() -> None:
         ordinary = similar.mean(axis=1)  # of each corruption, with the same weight for all
         return np.array([1 - np.exp(-np.log(ordinary).mean()) / len(scored)])
 
-    (share,) = jackknife(redundancy, values)
+    (share,) = jackknife(redundancy, accuracy_of_fifteen(run))
     check_claim(redundant, share, p_beyond(share, 0.5))
     check_verdicts(claims, [largest["value"] > 0.5, share.value > 0.5])
+
+
+@pytest.mark.slow
+def test_agreement_of_two_architectures() -> None:
+    ours, others = (overlaps_of_fifteen(run) for run in ("cifar10", "small_vgg"))
+    assert ours.keys() == others.keys()
+    values = [[max(0, pair.value) for pair in found.values()] for found in (ours, others)]
+    shown = table("overlap_agreement", "small_vgg").set_index("of").loc["cifar10 and small_vgg"]
+    assert stats.spearmanr(*values).statistic == pytest.approx(shown["spearman"], abs=1e-6)
+    assert len({place for pair in ours for place in pair}) == shown["names"]
 
 
 def test_the_committed_bits_are_small() -> None:
