@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustlib import attacks, models
 from robustlib.attacks import GradientWarning, ProbabilityWarning, info, names, registry, run
+from robustlib.core import devices
 from robustlib.core.identity import fingerprint
 from robustlib.core.store import Store
 from robustlib.data import Dataset
@@ -228,10 +229,11 @@ ROUGH: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 
 @pytest.fixture(scope="module")
 def trained(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    """Of fixed widths: the radii below suit it."""
+    """The same on all hardware: the radii below suit it."""
     narrow = partial(models.residual_network, widths=(16, 48, 96))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.ARCHITECTURES, "small_resnet", narrow)
+        patch.setattr(devices, "trains_in_bfloat16", lambda device: False)
         made = train(
             [Standard()],
             tiny,

@@ -208,13 +208,14 @@ def _frequency(images: Tensor) -> Tensor:
 def _coloured(white: Tensor, amplitude: Tensor) -> Tensor:
     """White noise (N, C, H, W) with a spectrum multiplied by `amplitude`, scaled to variance 1.
 
-    The mean stays as it comes. Image by image: transforms of a batch depend on its size.
+    The mean stays as it comes. Image by image and in double precision: the last digits of a
+    transform depend on the size of the batch and, on some CPUs, on the number of threads.
     """
     done = []
-    for one in white:
+    for one in white.double():
         noise = torch.fft.irfft2(torch.fft.rfft2(one) * amplitude, s=one.shape[1:])
         std = noise.std((1, 2), correction=0, keepdim=True)
-        done.append(torch.where(std > 0, noise / std, 0.0))  # a single pixel has no variance
+        done.append(torch.where(std > 0, noise / std, 0.0).float())  # a single pixel has no variance
     return torch.stack(done)
 
 
