@@ -215,7 +215,8 @@ def _coloured(white: Tensor, amplitude: Tensor) -> Tensor:
     for one in white.double():
         noise = torch.fft.irfft2(torch.fft.rfft2(one) * amplitude, s=one.shape[1:])
         std = noise.std((1, 2), correction=0, keepdim=True)
-        done.append(torch.where(std > 0, noise / std, 0.0).float())  # a single pixel has no variance
+        scaled = torch.where(std > 0, noise / std, 0.0)  # a single pixel has no variance
+        done.append(scaled.float())
     return torch.stack(done)
 
 
