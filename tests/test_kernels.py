@@ -47,7 +47,7 @@ def printed(folder: Path, stem: str) -> list[str]:
 
 
 def test_kernels_and_their_workers_come_from_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ROBUSTLIB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("ROBUSTLIB_STORE", str(tmp_path / "store"))
@@ -64,6 +64,7 @@ def test_kernels_and_their_workers_come_from_one_process(
         "assert not logging.getLogger('tornado.general').isEnabledFor(logging.ERROR)",
         "import matplotlib.pyplot as plt; figure, _ = plt.subplots()",
         f"import atexit, pathlib; _ = atexit.register(pathlib.Path({str(mark)!r}).touch)",
+        "_ = atexit.register(os.write, 2, b'a library, closing')",
     )
     write(tmp_path / "notebooks", "00_a", *code)
     write(tmp_path / "notebooks", "01_b", "epochs = 5", *code)
@@ -78,6 +79,7 @@ def test_kernels_and_their_workers_come_from_one_process(
         assert [("image/png" in o.data) for o in images] == [True]
     assert len(parents) == 1
     assert mark.exists()  # a kernel ends in order, with a pool at hand, too
+    assert "closing" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

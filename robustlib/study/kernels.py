@@ -147,6 +147,8 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> No
     from ipykernel.kernelapp import IPKernelApp
 
     IPKernelApp.launch_instance(argv=arguments[1:])
+    # libzmq may abort, loudly, while ipykernel closes its sockets; the notebook is done by then
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # what the interpreter does at its end, but not for a child of multiprocessing
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
